@@ -1,0 +1,1 @@
+"""One step per file; ``do``, ``verify`` and ``undo`` side by side."""
