@@ -57,6 +57,15 @@ class BodyTooLarge(AgentError):
     code, title, status, exit_code = "body-too-large", "The request body is too large", 413, 2
 
 
+class UnsupportedMediaType(AgentError):
+    code, title = "unsupported-media-type", "The request body is not JSON"
+    status, exit_code = 415, 2
+
+
+class RequestTimedOut(AgentError):
+    code, title, status = "request-timed-out", "The request did not arrive in time", 408
+
+
 class Forbidden(AgentError):
     code, title, status, exit_code = "forbidden", "The caller may not do this", 403, 1
 
@@ -67,6 +76,12 @@ class NotFound(AgentError):
 
 class MethodNotAllowed(AgentError):
     code, title, status, exit_code = "method-not-allowed", "The method does not fit the path", 405, 2
+
+
+class NotFinishedYet(AgentError):
+    """The answer of ``wait``: the operation is still running."""
+
+    code, title, status = "not-finished-yet", "The operation has not finished yet", 504
 
 
 class NotImplementedYet(AgentError):

@@ -135,6 +135,11 @@ class Operation:
     abort_requested: bool = False
     finished_by: str = ""
     """``agent`` or ``rescue``."""
+    idempotency_key: str | None = None
+    request_digest: str = ""
+    """SHA-256 of the request as sent; tells a replay from another request under the same key."""
+    rescue: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """What ``rescue.py`` needs to bring the node back, as plain paths; empty outside the window."""
 
     def step(self, name: str) -> StepRecord:
         for step in self.steps:

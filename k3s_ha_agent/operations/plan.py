@@ -55,6 +55,9 @@ class Run(Protocol):
         Measured on the monotonic clock, so that a clock that jumps changes nothing.
         """
 
+    async def set_rescue(self, **rescue: Any) -> None:
+        """Make durable what ``rescue.py`` needs to bring the node back (see its docstring)."""
+
     async def set_deadline(self, seconds: float) -> None:
         """The deadline of the way forward, seconds from now, durable."""
 

@@ -1,0 +1,118 @@
+"""Puts the rooms together and runs the daemon; the only module that knows them all."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import structlog
+
+from k3s_ha_agent import __version__, settings
+from k3s_ha_agent.api.server import ApiServer
+from k3s_ha_agent.errors import AgentError
+from k3s_ha_agent.host import notify
+from k3s_ha_agent.host.journald import JournalctlSource, JournalSource, configure_logging
+from k3s_ha_agent.host.units import Units
+from k3s_ha_agent.model import Kind, NodeState, Operation
+from k3s_ha_agent.operations.manager import Findings, OperationManager
+from k3s_ha_agent.operations.plan import Observer
+from k3s_ha_agent.operations.planner import Planner
+from k3s_ha_agent.preflight.inspector import NodeInspector
+
+log = structlog.get_logger("k3s_ha_agent")
+
+
+class Inspector:
+    """Preflight as the operation manager wants it."""
+
+    def __init__(self, node: NodeInspector) -> None:
+        self._node = node
+
+    async def examine(self, kind: Kind, *, accept_slow_disk: bool, history: Sequence[Operation]) -> Findings:
+        checks, facts = await self._node.examine(kind, accept_slow_disk=accept_slow_disk, history=history)
+        return Findings(checks, facts)
+
+    async def survey(self) -> NodeState:
+        return await self._node.survey()
+
+
+async def run(chosen: settings.Settings, journal: JournalSource, observer: Observer | None = None) -> None:
+    """The daemon, until SIGTERM or SIGINT. ``observer`` is told every point the engine passes."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with contextlib.AsyncExitStack() as stack:
+        units = await stack.enter_async_context(Units(chosen.dbus_address))
+        inspector = Inspector(NodeInspector(chosen, units))
+        manager = OperationManager(chosen, Planner(chosen, units, journal), inspector, observer)
+        journal_read = asyncio.Event()
+        api = ApiServer(
+            manager,
+            socket_path=chosen.runtime_dir / "api.sock",
+            socket_group=chosen.socket_group,
+            ready=journal_read.is_set,
+        )
+        unfinished = await manager.load()
+        journal_read.set()
+        await api.start()
+        stack.push_async_callback(manager.close)
+        stack.push_async_callback(api.stop)
+        for operation, decision in unfinished:
+            log.warning(decision.sentence, operation=operation.id)
+        # k3s is ordered after us at boot, and what is unfinished may need it started: so READY=1 comes
+        # before the resumption. Until then the gate keeps k3s from a half-copied datastore.
+        notify.ready()
+        log.info(f"k3s-ha-agent {__version__} is ready.", unit=chosen.unit)
+        manager.resume(unfinished)
+        beat = asyncio.create_task(_heartbeat(manager), name="heartbeat")
+        try:
+            await stop.wait()
+        finally:
+            notify.stopping()
+            log.info("k3s-ha-agent is stopping.")
+            beat.cancel()
+
+
+async def _heartbeat(manager: OperationManager) -> None:
+    """Tell the watchdog that the event loop turns, and people what is going on."""
+    interval = notify.watchdog_interval()
+    told = ""
+    while True:
+        notify.watchdog()
+        running = manager.running()
+        text = "Idle." if running is None else f"{running.kind} {running.id}: {_where(running)}"
+        if text != told:
+            notify.status(text)
+            told = text
+        await asyncio.sleep(min(1.0, interval / 3) if interval else 1.0)
+
+
+def _where(operation: Operation) -> str:
+    at = [s.name for s in operation.steps if s.status in ("doing", "undoing")]
+    return f"{operation.phase} {', '.join(at)}".strip()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="k3s-ha-agent", description=__doc__)
+    parser.add_argument("--version", action="version", version=__version__)
+    parser.add_argument("--config", type=Path, default=settings.CONFIG, metavar="FILE", help="default: %(default)s")
+    parser.add_argument("--conf-d", type=Path, default=settings.CONF_D, metavar="DIR", help="default: %(default)s")
+    options = parser.parse_args(arguments)
+    try:
+        chosen = settings.load(options.config, options.conf_d)
+        configure_logging(chosen.log_level)
+        asyncio.run(run(chosen, JournalctlSource()))
+    except AgentError as error:
+        print(f"k3s-ha-agent: {error}", file=sys.stderr)  # noqa: T201 - the log may not be set up yet
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The HTTP API of the agent, version 1: what people and programs ask it, over a unix socket."""

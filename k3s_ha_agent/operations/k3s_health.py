@@ -1,0 +1,122 @@
+"""Is k3s well, and on which datastore: what several steps have to wait for or prove.
+
+Every wait has an end and every answer is measured, none inferred.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from k3s_ha_agent.errors import ApiserverError, DeadlineExceeded, StepFailed, SystemdError
+from k3s_ha_agent.host.units import Units, UnitState
+from k3s_ha_agent.k3s.apiserver import Apiserver, Node
+from k3s_ha_agent.k3s.layout import Layout
+
+T = TypeVar("T")
+ETCD_ROLE = "etcd"
+
+
+async def until(ask: Callable[[], Awaitable[T | None]], *, timeout: float, what: str, pause: float = 0.5) -> T:
+    """Ask until the answer is not None. DeadlineExceeded, naming ``what``, after ``timeout`` seconds."""
+    end = time.monotonic() + timeout
+    while True:
+        answer = await ask()
+        if answer is not None:
+            return answer
+        if time.monotonic() >= end:
+            raise DeadlineExceeded(f"{what} did not come within {timeout:.0f} seconds.")
+        await asyncio.sleep(pause)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class K3sHealth:
+    """Asks systemd and the API server about this node."""
+
+    units: Units
+    unit: str
+    layout: Layout
+    api_port: int
+    node_name: str
+
+    async def state(self) -> UnitState:
+        return await self.units.state(self.unit)
+
+    async def api_ready(self) -> str | None:
+        """``"ok"`` when the API server's /readyz says so, else None."""
+        try:
+            async with Apiserver.from_layout(self.layout, port=self.api_port) as api:
+                return "ok" if await api.readyz() else None
+        except ApiserverError:
+            return None
+
+    async def node(self) -> Node | None:
+        """This server's Node object; None when the API server does not answer with it."""
+        try:
+            async with Apiserver.from_layout(self.layout, port=self.api_port) as api:
+                return await api.node(self.node_name)
+        except ApiserverError:
+            return None
+
+    async def node_with_etcd_role(self) -> Node | None:
+        node = await self.node()
+        return node if node is not None and ETCD_ROLE in node.roles else None
+
+    async def wait_api_ready(self, timeout: float) -> None:
+        await until(self.api_ready, timeout=timeout, what="A ready API server")
+
+    async def require_unbroken_run(self, invocation_id: str) -> UnitState:
+        """The unit as it is, when it is the one that was started and was never restarted.
+
+        StepFailed otherwise: a restart during the copy is how half a cluster comes to look whole
+        (k3s-facts, "Seen" 1).
+        """
+        state = await self.state()
+        if state.n_restarts > 0:
+            raise StepFailed(f"{self.unit} was restarted {state.n_restarts} times by systemd.")
+        if state.active_state in ("failed", "inactive", "deactivating"):
+            raise StepFailed(f"{self.unit} is {state.active_state} (result {state.result}): k3s ended.")
+        if state.invocation_id != invocation_id:
+            raise StepFailed(f"{self.unit} was started again by somebody else (another invocation id).")
+        return state
+
+
+async def start_and_wait_active(health: K3sHealth, timeout: float) -> UnitState:
+    """Start k3s unless it is running, and wait for READY=1. SystemdError when it does not come up."""
+    state = await health.state()
+    if state.active_state != "active":
+        await health.units.reset_failed(health.unit)
+        job = await health.units.start_unit(health.unit)
+        result = await job.wait(timeout)
+        if result != "done":
+            raise SystemdError(
+                f"Starting {health.unit} ended as {result!r}.",
+                next_step=f"Look at journalctl -u {health.unit} -n 50.",
+            )
+    return await health.state()
+
+
+async def stop_and_wait_dead(health: K3sHealth, timeout: float) -> UnitState:
+    """Stop k3s; kill its main process when it does not end in time. SystemdError when it lives on.
+
+    KillMode=process: containers and their shims live on, as with any stop of k3s.
+    """
+    for signal in (None, 9):
+        state = await health.state()
+        if state.active_state in ("inactive", "failed") and state.main_pid == 0:
+            return state
+        if signal is not None:
+            await health.units.kill_unit(health.unit, signal)
+        job = await health.units.stop_unit(health.unit)
+        try:
+            await job.wait(timeout)
+        except SystemdError:
+            if signal is not None:
+                raise
+    state = await health.state()
+    if state.main_pid != 0 or state.active_state not in ("inactive", "failed"):
+        raise SystemdError(f"{health.unit} is still {state.active_state} after stop and kill (pid {state.main_pid}).")
+    return state

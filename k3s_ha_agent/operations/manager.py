@@ -1,0 +1,431 @@
+"""Takes requests, refuses what must be refused, runs one operation at a time, resumes after a start."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import secrets
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import structlog
+
+from k3s_ha_agent.errors import (
+    AgentError,
+    AlreadyCommitted,
+    Conflict,
+    IdempotencyKeyReused,
+    InvalidBody,
+    LostWritesNotConfirmed,
+    OperationInProgress,
+    PreflightFailed,
+    RecordUnreadable,
+    Unavailable,
+)
+from k3s_ha_agent.host import lock, resources
+from k3s_ha_agent.k3s.layout import Layout
+from k3s_ha_agent.model import (
+    CheckResult,
+    CheckStatus,
+    Event,
+    Kind,
+    NodeState,
+    Operation,
+    Outcome,
+    Phase,
+    StepRecord,
+    now,
+    to_json,
+)
+from k3s_ha_agent.operations import requests
+from k3s_ha_agent.operations.engine import Engine, LiveRun
+from k3s_ha_agent.operations.events import EventBook
+from k3s_ha_agent.operations.history import last_migration, list_backups
+from k3s_ha_agent.operations.journal import Journal
+from k3s_ha_agent.operations.lost_writes import lost_writes
+from k3s_ha_agent.operations.plan import Observer
+from k3s_ha_agent.operations.planner import Planner, forward_timeout
+from k3s_ha_agent.operations.resume import Action, Decision, decide
+from k3s_ha_agent.operations.threads import in_thread
+from k3s_ha_agent.settings import Settings
+
+log = structlog.get_logger("k3s_ha_agent.operations")
+LOCK_TIMEOUT = 600.0
+"""Seconds to wait for a rescue that is at work when the agent starts."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Findings:
+    """What preflight found out: the checks, and the facts a plan needs."""
+
+    checks: tuple[CheckResult, ...]
+    facts: Mapping[str, Any]
+    """``node_name``, ``api_port``, ``k3s_version``, ``live_rows``, ``live_bytes``, ``fsync_p99``."""
+
+
+class Inspector(Protocol):
+    """Looks at the node; ``k3s_ha_agent.preflight`` through ``__main__``."""
+
+    async def examine(self, kind: Kind, *, accept_slow_disk: bool, history: Sequence[Operation]) -> Findings: ...
+
+    async def survey(self) -> NodeState: ...
+
+
+class OperationManager:
+    """The operations of this server. Everything the API may ask for goes through here."""
+
+    def __init__(self, settings: Settings, planner: Planner, inspector: Inspector, observer: Observer | None = None):
+        self._settings = settings
+        self._layout = Layout(settings.data_dir)
+        self._planner = planner
+        self._inspector = inspector
+        self._journal = Journal(settings.state_dir)
+        self._events = EventBook(self._journal)
+        self._engine = Engine(
+            self._journal, self._events.publish, undo_timeout=settings.undo_timeout, observer=observer
+        )
+        self._known: dict[str, Operation] = {}
+        self._run: LiveRun | None = None
+        self._preparing: str | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._broken: RecordUnreadable | None = None
+        self._boot_id = ""
+
+    # --- life --------------------------------------------------------------------------------
+
+    async def load(self) -> list[tuple[Operation, Decision]]:
+        """Read the journal. What is unfinished is returned with what will be done about it.
+
+        A record that cannot be read makes the agent refuse every operation; the gate, if closed,
+        stays closed.
+        """
+        await in_thread(self._journal.prepare)
+        self._boot_id = resources.boot_id()
+        try:
+            operations = await in_thread(self._journal.load_all)
+        except RecordUnreadable as error:
+            self._broken = error
+            log.critical(str(error))
+            return []
+        self._known = {operation.id: operation for operation in operations}
+        unfinished = []
+        for operation in operations:
+            decision = self._decide(operation)
+            if decision.action is not Action.NOTHING:
+                unfinished.append((operation, decision))
+        return unfinished
+
+    def _decide(self, operation: Operation) -> Decision:
+        deadline = operation.facts.get("deadline_boottime")
+        passed = deadline is not None and time.clock_gettime(time.CLOCK_BOOTTIME) > float(deadline)
+        plan = self._planner.plan(operation)
+        return decide(operation, plan, boot_id=self._boot_id, deadline_passed=passed)
+
+    def resume(self, unfinished: list[tuple[Operation, Decision]]) -> None:
+        """Go on with, or undo, what an earlier agent left."""
+        if unfinished:
+            self._task = asyncio.create_task(self._resume_all(unfinished), name="resume")
+
+    async def _resume_all(self, unfinished: list[tuple[Operation, Decision]]) -> None:
+        held = await self._lock(LOCK_TIMEOUT)
+        try:
+            for stale, _ in unfinished:
+                # The rescue may have ended it while we waited for the lock.
+                operation = await in_thread(self._journal.load, stale.id)
+                self._known[operation.id] = operation
+                decision = self._decide(operation)
+                if decision.action is not Action.NOTHING:
+                    await self._resume(operation, decision)
+        finally:
+            held.release()
+
+    async def _resume(self, operation: Operation, decision: Decision) -> None:
+        plan = self._planner.plan(operation)
+        run = self._begin(operation)
+        run.decide(decision.sentence)
+        try:
+            if decision.action in (Action.GO_ON, Action.FINISH):
+                await self._engine.run(plan, run)
+            else:
+                await self._engine.undo(plan, run, reason=decision.sentence)
+        finally:
+            self._end(run)
+
+    async def close(self) -> None:
+        """Stop working on the operation without touching it: later, not never."""
+        if self._task is not None and not self._task.done():
+            if self._run is not None:
+                run = self._run.operation
+                log.warning(
+                    f"Stopping in the middle of {run.kind} {run.id}; the next start of the agent goes on with it."
+                )
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+
+    # --- what the API asks -------------------------------------------------------------------
+
+    def get(self, operation_id: str) -> Operation:
+        if self._run is not None and self._run.operation.id == operation_id:
+            return self._run.operation
+        if operation_id in self._known:
+            return self._known[operation_id]
+        return self._journal.load(operation_id)
+
+    def list(self) -> Sequence[Operation]:
+        """Every operation, newest first."""
+        return self._newest_first()
+
+    def _newest_first(self) -> Sequence[Operation]:
+        return sorted((self.get(i) for i in self._known), key=lambda o: (o.created_at, o.id), reverse=True)
+
+    def running(self) -> Operation | None:
+        return None if self._run is None else self._run.operation
+
+    async def status(self) -> NodeState:
+        return await self._inspector.survey()
+
+    def backups(self) -> Sequence[Mapping[str, Any]]:
+        return list_backups(self._settings.state_dir, self._newest_first())
+
+    async def preflight(self, kind: Kind) -> tuple[CheckResult, ...]:
+        return (await self._inspector.examine(kind, accept_slow_disk=False, history=self._newest_first())).checks
+
+    async def events(self, operation_id: str, after: int = 0) -> AsyncIterator[Event]:
+        self.get(operation_id)
+        async for event in self._events.follow(operation_id, after):
+            yield event
+
+    async def wait(self, operation_id: str, timeout: float) -> Operation | None:
+        """The operation once it has ended, None when it has not within ``timeout`` seconds."""
+        end = time.monotonic() + timeout
+        while True:
+            operation = self.get(operation_id)
+            if operation.outcome is not None:
+                return operation
+            if time.monotonic() >= end:
+                return None
+            await asyncio.sleep(min(0.2, max(0.01, end - time.monotonic())))
+
+    async def abort(self, operation_id: str, *, requested_by: str) -> Operation:
+        operation = self.get(operation_id)
+        if operation.outcome is not None:
+            raise Conflict(f"The {operation.kind} {operation.id} has already ended as {operation.outcome}.")
+        if operation.committed:
+            raise AlreadyCommitted(
+                f"The {operation.kind} {operation.id} is committed.",
+                next_step="To go back, ask for a rollback: k3s-ha-agentctl rollback --writes discard",
+            )
+        run = self._run
+        if run is None or run.operation.id != operation_id:
+            raise Unavailable(f"The {operation.kind} {operation.id} is about to be resumed; ask again in a moment.")
+        if run.operation.phase is Phase.DOING:
+            await run.save(abort_requested=True)
+            run.decide(f"Abort requested by {requested_by}.")
+            run.abort.set()
+        return run.operation
+
+    # --- beginning an operation ----------------------------------------------------------------
+
+    async def dry_run(self, kind: Kind, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What would be done, with estimates; nothing is changed."""
+        request = requests.parse(kind, body)
+        findings = await self._examine(kind, request)
+        operation = await self._draft(kind, request, findings, "dry-run", None, "")
+        plan = self._planner.plan(operation)
+        refused = [c.name for c in findings.checks if c.status is CheckStatus.REFUSED]
+        result: dict[str, Any] = {
+            "kind": kind.value,
+            "would_be_refused": bool(refused),
+            "refused_by": refused,
+            "checks": to_json(findings.checks),
+            "parameters": to_json(operation.parameters),
+            "steps": [
+                {"name": s.name, "after_commitment": plan.index(s.name) > plan.index(plan.commitment)}
+                for s in plan.steps
+            ],
+            "estimates": {
+                "live_keys": findings.facts.get("live_rows"),
+                "live_bytes": findings.facts.get("live_bytes"),
+                "fsync_p99_seconds": findings.facts.get("fsync_p99"),
+                "timeout_seconds": operation.facts["timeout"],
+            },
+        }
+        if isinstance(request, requests.RollbackRequest) and not refused:
+            losses = await lost_writes(self._layout, Path(operation.facts["sealed"]))
+            result["lost_writes"] = {"keys": losses.total, "sentence": losses.sentence()}
+        return result
+
+    async def submit(
+        self, kind: Kind, body: Mapping[str, Any], *, requested_by: str, idempotency_key: str | None
+    ) -> tuple[Operation, bool]:
+        """Begin an operation, or say why not. The bool: this is the answer to an earlier same request."""
+        digest = requests.digest(kind, body)
+        replayed = self._replay(idempotency_key, digest)
+        if replayed is not None:
+            return replayed, True
+        request = requests.parse(kind, body)
+        operation_id = f"{time.strftime('%Y%m%dt%H%M%S', time.gmtime())}-{kind.value}-{secrets.token_hex(3)}"
+        self._refuse_conflicts(kind)
+        self._preparing = operation_id
+        try:
+            findings = await self._examine(kind, request)
+            refused = [c for c in findings.checks if c.status is CheckStatus.REFUSED]
+            if refused:
+                log.warning(f"{kind} refused by preflight: {', '.join(c.name for c in refused)}.")
+                raise PreflightFailed(
+                    f"{len(refused)} of {len(findings.checks)} checks refuse the {kind}: "
+                    + "; ".join(f"{c.name}: {c.found}" for c in refused),
+                    next_step=refused[0].remedy,
+                    checks=to_json(findings.checks),
+                )
+            operation = await self._draft(kind, request, findings, operation_id, idempotency_key, digest)
+            operation = dataclasses.replace(operation, requested_by=requested_by)
+            await self._confirm_losses(request, operation)
+            held = await self._lock(0.0)
+            try:
+                # From here the operation exists: a crash now leaves a record that is rolled back.
+                await in_thread(self._journal.save, operation)
+            except BaseException:
+                held.release()
+                raise
+            run = self._begin(operation)
+            for check in findings.checks:
+                if check.status is CheckStatus.WARNED:
+                    run.decide(f"Warned by {check.name}: {check.found}")
+            self._task = asyncio.create_task(self._drive(run, held), name=operation.id)
+            return run.operation, False
+        finally:
+            self._preparing = None
+
+    def _replay(self, key: str | None, digest: str) -> Operation | None:
+        if key is None:
+            return None
+        for operation in self._newest_first():
+            if operation.idempotency_key == key:
+                if operation.request_digest != digest:
+                    raise IdempotencyKeyReused(
+                        f"The Idempotency-Key was used for {operation.kind} {operation.id} with another body.",
+                        next_step="Use a new key for a new request.",
+                        operation=operation.id,
+                    )
+                return operation
+        return None
+
+    def _refuse_conflicts(self, kind: Kind) -> None:
+        if self._broken is not None:
+            raise self._broken
+        busy = self._preparing or (self._run.operation.id if self._run is not None else None)
+        if busy is None and self._task is not None and not self._task.done():
+            busy = next((o.id for o in self._newest_first() if o.outcome is None), None)
+        if busy is not None:
+            raise OperationInProgress(
+                f"{busy} is running; one operation at a time.",
+                next_step=f"Follow it: k3s-ha-agentctl watch {busy}",
+                operation=busy,
+            )
+        failed = next((o for o in self._newest_first() if o.outcome is not None), None)
+        if failed is not None and failed.outcome is Outcome.ROLLBACK_FAILED:
+            raise Conflict(
+                f"The rollback of {failed.kind} {failed.id} failed and is not settled: {failed.reason}",
+                next_step="Run: systemctl start k3s-ha-agent-rescue.service",
+                operation=failed.id,
+            )
+
+    async def _examine(self, kind: Kind, request: requests.Request) -> Findings:
+        slow = isinstance(request, requests.MigrateRequest) and request.accept_slow_disk
+        return await self._inspector.examine(kind, accept_slow_disk=slow, history=self._newest_first())
+
+    async def _draft(
+        self,
+        kind: Kind,
+        request: requests.Request,
+        findings: Findings,
+        operation_id: str,
+        idempotency_key: str | None,
+        digest: str,
+    ) -> Operation:
+        """The operation as it would begin."""
+        stability = self._settings.stability_window if request.stability is None else request.stability
+        timeout = request.timeout
+        if timeout is not None and timeout <= stability:
+            raise InvalidBody(
+                f"timeout ({timeout:.0f} s) must be longer than stability ({stability:.0f} s), which is part of it.",
+                key="timeout",
+            )
+        if timeout is None:
+            timeout = forward_timeout(
+                self._settings,
+                live_rows=int(findings.facts.get("live_rows") or 0),
+                live_bytes=int(findings.facts.get("live_bytes") or 0),
+                fsync_p99=float(findings.facts.get("fsync_p99") or 0.0),
+                stability=stability,
+            )
+        facts = {**findings.facts, "timeout": timeout}
+        if kind is Kind.ROLLBACK:
+            migration = last_migration(self._newest_first())
+            if migration is not None:
+                facts |= {k: migration.facts[k] for k in ("sealed", "sealed_sha256")} | {"undoes": migration.id}
+            else:
+                facts |= {"sealed": "", "sealed_sha256": ""}
+        draft = Operation(
+            id=operation_id,
+            kind=kind,
+            parameters=requests.parameters(request),
+            created_at=now(),
+            steps=(),
+            facts=facts,
+            boot_id=self._boot_id,
+            idempotency_key=idempotency_key,
+            request_digest=digest,
+        )
+        steps = tuple(StepRecord(step.name) for step in self._planner.plan(draft).steps)
+        return dataclasses.replace(draft, steps=steps)
+
+    async def _confirm_losses(self, request: requests.Request, operation: Operation) -> None:
+        if not isinstance(request, requests.RollbackRequest) or request.confirm_lost_writes:
+            return
+        losses = await lost_writes(self._layout, Path(operation.facts["sealed"]))
+        if losses.total:
+            raise LostWritesNotConfirmed(
+                f"Going back would lose {losses.sentence()} ({losses.total} keys).",
+                next_step='Send {"confirm_lost_writes": true} (k3s-ha-agentctl rollback --writes discard '
+                "--confirm-lost-writes) if that is what you want.",
+                lost_keys=losses.total,
+                examples=list(losses.examples),
+            )
+
+    # --- running it ------------------------------------------------------------------------------
+
+    async def _lock(self, timeout: float) -> lock.Lock:
+        return await in_thread(lock.acquire, self._settings.state_dir / "lock", "agent", timeout)
+
+    def _begin(self, operation: Operation) -> LiveRun:
+        run = self._engine.live(operation)
+        run.continue_events_after(self._events.last_id(operation.id))
+        self._known[operation.id] = operation
+        self._run = run
+        return run
+
+    def _end(self, run: LiveRun) -> None:
+        self._known[run.operation.id] = run.operation
+        self._run = None
+
+    async def _drive(self, run: LiveRun, held: lock.Lock) -> None:
+        try:
+            run.decide(f"Beginning {run.operation.kind} {run.operation.id} for {run.operation.requested_by}.")
+            await self._engine.run(self._planner.plan(run.operation), run)
+        except AgentError:
+            raise
+        except Exception:
+            # The engine handles what steps do wrong; what arrives here is a bug or a disk that does
+            # not take the record. The record on disk stays unfinished: the rescue and the next
+            # start of the agent bring the node back.
+            log.critical(f"{run.operation.id} stopped unexpectedly and will be undone.", exc_info=True)
+            raise
+        finally:
+            self._end(run)
+            held.release()

@@ -1,0 +1,59 @@
+"""The plan of an operation, made anew from its record: the same record gives the same plan."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from k3s_ha_agent.durations import parse_duration
+from k3s_ha_agent.errors import NotImplementedYet
+from k3s_ha_agent.host.journald import JournalSource
+from k3s_ha_agent.host.units import Units
+from k3s_ha_agent.k3s.layout import Layout
+from k3s_ha_agent.model import Kind, Operation
+from k3s_ha_agent.operations import migrate, rollback
+from k3s_ha_agent.operations.k3s_health import K3sHealth
+from k3s_ha_agent.operations.plan import Plan
+from k3s_ha_agent.settings import Settings
+
+
+class Planner:
+    def __init__(self, settings: Settings, units: Units, journal: JournalSource) -> None:
+        self._settings = settings
+        self._units = units
+        self._journal = journal
+        self._layout = Layout(settings.data_dir)
+
+    def plan(self, operation: Operation) -> Plan:
+        facts, parameters = operation.facts, operation.parameters
+        health = K3sHealth(
+            self._units, self._settings.unit, self._layout, int(facts["api_port"]), str(facts["node_name"])
+        )
+        stability = parameters.get("stability")
+        stability_window = self._settings.stability_window if stability is None else parse_duration(str(stability))
+        timeout = float(facts["timeout"])
+        if operation.kind is Kind.MIGRATE:
+            return migrate.plan(self._settings, health, self._journal, timeout=timeout, stability=stability_window)
+        if operation.kind is Kind.ROLLBACK:
+            return rollback.plan(
+                self._settings,
+                health,
+                self._journal,
+                sealed=Path(facts["sealed"]),
+                sealed_sha256=str(facts["sealed_sha256"]),
+                timeout=timeout,
+                stability=stability_window,
+            )
+        raise NotImplementedYet(f"There is no plan for {operation.kind} yet.")
+
+
+def forward_timeout(
+    settings: Settings, *, live_rows: int, live_bytes: int, fsync_p99: float, stability: float
+) -> float:
+    """Seconds to allow for the way forward, from the data and the disk; never below the settings' minimum.
+
+    k3s writes one key at a time and etcd syncs each Put (k3s-facts, "ten facts" 7), so a key costs
+    about one fsync; four times that, and a slow megabyte per second for the values, is what is
+    allowed on top of the minimum.
+    """
+    copying = live_rows * fsync_p99 * 4 + live_bytes / 1_000_000
+    return max(settings.migrate_timeout_min, copying) + settings.stop_timeout + settings.role_timeout + stability

@@ -1,0 +1,79 @@
+"""Close the gate before k3s is touched, open it when the window is over."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from k3s_ha_agent import durable
+from k3s_ha_agent.errors import StepFailed
+from k3s_ha_agent.host.units import Units
+from k3s_ha_agent.k3s.layout import Layout
+from k3s_ha_agent.operations import gate
+from k3s_ha_agent.operations.plan import Run
+from k3s_ha_agent.operations.threads import in_thread
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class CloseGate:
+    units: Units
+    layout: Layout
+    unit: str
+    systemd_dir: Path
+
+    name: str = "close-gate"
+    resumable: bool = True
+    on_disk: str = "The gate's drop-in is there or not; k3s runs as before and nothing else has changed."
+    by_hand: str = "Remove the gate's drop-in and run systemctl daemon-reload."
+
+    @property
+    def path(self) -> Path:
+        return gate.path(self.systemd_dir, self.unit)
+
+    async def do(self, run: Run) -> None:
+        text = gate.text(self.layout, run.operation.id)
+        await in_thread(durable.make_directory, self.path.parent, 0o755)
+        await in_thread(durable.write, self.path, text.encode(), 0o644)
+        await self.units.daemon_reload()
+
+    async def verify(self, run: Run) -> None:
+        state = await self.units.state(self.unit)
+        if self.path not in state.drop_in_paths or state.restart != "no":
+            raise StepFailed(
+                f"systemd does not honour the gate {self.path} (Restart={state.restart}).",
+                next_step=f"Look at systemctl cat {self.unit}: a later drop-in may override it.",
+            )
+
+    async def undo(self, run: Run) -> None:
+        await open_gate(self.units, self.path)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class OpenGate:
+    """After the commitment: k3s's unit is as it was."""
+
+    units: Units
+    unit: str
+    systemd_dir: Path
+
+    name: str = "open-gate"
+    resumable: bool = True
+    on_disk: str = "The new datastore is committed; the gate's drop-in may still be there."
+    by_hand: str = "Remove the gate's drop-in and run systemctl daemon-reload."
+
+    async def do(self, run: Run) -> None:
+        await open_gate(self.units, gate.path(self.systemd_dir, self.unit))
+
+    async def verify(self, run: Run) -> None:
+        state = await self.units.state(self.unit)
+        path = gate.path(self.systemd_dir, self.unit)
+        if path in state.drop_in_paths:
+            raise StepFailed(f"systemd still honours the gate {path}.")
+
+    async def undo(self, run: Run) -> None:
+        """Never called: the step comes after the commitment."""
+
+
+async def open_gate(units: Units, path: Path) -> None:
+    await in_thread(durable.remove, path)
+    await units.daemon_reload()

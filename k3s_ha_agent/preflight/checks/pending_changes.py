@@ -1,0 +1,35 @@
+"""The restart in the window changes nothing but the datastore."""
+
+from __future__ import annotations
+
+from k3s_ha_agent.model import CheckResult, Kind
+from k3s_ha_agent.preflight.results import About, known, passed, warned
+from k3s_ha_agent.preflight.subject import Subject
+
+NAME = "pending-changes"
+FOR = frozenset({Kind.MIGRATE, Kind.ROLLBACK})
+ABOUT = About(
+    looks_at="mtimes of the unit, its drop-ins, its environment files and k3s's configuration, and systemd's need of a "
+    "daemon-reload",
+    refuses="",
+    warns="one is newer than k3s's last start: the restart in the window would bring it into force as well",
+    remedy="`systemctl daemon-reload; systemctl restart k3s`, see that it works, then ask again",
+    facts="M16, 4.4",
+)
+
+
+def check(subject: Subject) -> CheckResult:
+    unit = known(subject.unit)
+    files = known(subject.files)
+    started = unit.active_enter_timestamp
+    changed = [str(path) for path, mtime in files.changed_at.items() if started and mtime > started]
+    if unit.need_daemon_reload:
+        changed.append(f"the unit {unit.name} itself (systemd wants a daemon-reload)")
+    if changed:
+        return warned(
+            NAME,
+            f"Changed since k3s was started: {', '.join(changed)}.",
+            "A restart that changes nothing but the datastore.",
+            f"systemctl daemon-reload; systemctl restart {unit.name}; then k3s-ha-agentctl preflight",
+        )
+    return passed(NAME, "Nothing k3s reads has changed since it was started.")

@@ -1,0 +1,34 @@
+"""The ports etcd needs are free."""
+
+from __future__ import annotations
+
+from k3s_ha_agent.model import CheckResult, Kind
+from k3s_ha_agent.preflight.ports import needed
+from k3s_ha_agent.preflight.results import About, known, passed, refused
+from k3s_ha_agent.preflight.subject import Subject
+
+NAME = "ports"
+FOR = frozenset({Kind.MIGRATE})
+ABOUT = About(
+    looks_at="who listens on 2379 (clients), 2380 (peers), 2381 (metrics) and 2382 (HTTP), and on 2399 and 2400 where "
+    "this version of k3s starts a temporary etcd",
+    refuses="one is taken: etcd could not bind it",
+    warns="",
+    remedy="`ss -ltnp`; stop or move the program named",
+    facts="M5, 4.5, Seen 18",
+)
+
+
+def check(subject: Subject) -> CheckResult:
+    wanted = needed(known(subject.version))
+    listeners = known(subject.listeners)
+    taken = {port: listeners[port] for port in wanted if port in listeners}
+    if taken:
+        who = ", ".join(f"{port} by {phrase}" for port, phrase in taken.items())
+        return refused(
+            NAME,
+            f"Taken: {who}.",
+            f"Ports {', '.join(map(str, wanted))} free for etcd.",
+            f"ss -ltnp 'sport = :{next(iter(taken))}'; stop or move that program",
+        )
+    return passed(NAME, f"Nobody listens on {', '.join(map(str, wanted))}.")

@@ -1,0 +1,51 @@
+"""k3s runs as a unit of systemd, and runs now."""
+
+from __future__ import annotations
+
+from k3s_ha_agent.model import CheckResult, Kind
+from k3s_ha_agent.preflight.results import About, known, passed, refused, warned
+from k3s_ha_agent.preflight.subject import Subject
+
+NAME = "unit"
+FOR = frozenset({Kind.MIGRATE, Kind.ROLLBACK})
+ABOUT = About(
+    looks_at="the unit's load, active and sub state, its queued job and its restart counter, over D-Bus",
+    refuses="the unit does not exist or is masked, is not `active (running)` (`auto-restart` is a crash loop), "
+    "or systemd has a job queued for it",
+    warns="systemd has restarted it by itself since it was last started on purpose",
+    remedy="`systemctl status k3s`, mend what is wrong, `systemctl start k3s`",
+    facts="M5, ten facts 10",
+)
+
+
+def check(subject: Subject) -> CheckResult:
+    unit = known(subject.unit)
+    if unit.load_state != "loaded":
+        return refused(
+            NAME,
+            f"systemd says {unit.load_state} of {unit.name}.",
+            "k3s installed as a unit of systemd; the agent drives the unit and nothing else.",
+            f"systemctl status {unit.name}; if k3s runs under another name, set unit: in /etc/k3s-ha-agent/config.yaml",
+        )
+    if unit.active_state != "active" or unit.sub_state != "running":
+        return refused(
+            NAME,
+            f"{unit.name} is {unit.active_state} ({unit.sub_state}), restarted {unit.n_restarts} times.",
+            "k3s active (running): a server that does not work is mended before it is converted.",
+            f"journalctl -u {unit.name} -n 50; systemctl start {unit.name}",
+        )
+    if unit.job:
+        return refused(
+            NAME,
+            f"systemd has job {unit.job} queued for {unit.name}.",
+            "No job queued: somebody else is about to start or stop k3s.",
+            f"systemctl list-jobs; wait until {unit.name} has none",
+        )
+    if unit.n_restarts:
+        return warned(
+            NAME,
+            f"{unit.name} is active, but systemd has restarted it {unit.n_restarts} times by itself.",
+            "A k3s that does not crash.",
+            f"journalctl -u {unit.name} | grep -E 'level=fatal|Main process exited'",
+        )
+    return passed(NAME, f"{unit.name} is active (running).")
