@@ -177,6 +177,12 @@ class ApiserverError(OutsideError):
     code, title = "apiserver", "The Kubernetes API server did not answer as needed"
 
 
+class ObjectNotFound(ApiserverError):
+    """The API server answered, and there is no such object."""
+
+    code, title = "object-not-found", "The Kubernetes API server does not have the object"
+
+
 class SupervisorError(OutsideError):
     code, title = "supervisor", "The k3s supervisor did not answer as needed"
 

@@ -179,17 +179,13 @@ def systemctl(*arguments: str, timeout: float = 30.0) -> str:
             text=True,
             timeout=timeout,
             check=False,
-            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"} | _test_environment(),
+            env={"PATH": os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"), "LC_ALL": "C"},
         )
     except subprocess.TimeoutExpired as error:
         raise RescueError(f"systemctl {' '.join(arguments)} did not end within {timeout:.0f} s") from error
     if done.returncode != 0:
         raise RescueError(f"systemctl {' '.join(arguments)}: {done.stderr.strip() or done.returncode}")
     return done.stdout
-
-
-def _test_environment() -> dict[str, str]:
-    return {"PATH": os.environ["PATH"]} if "PATH" in os.environ else {}
 
 
 def show(unit: str, name: str) -> str:

@@ -44,17 +44,17 @@ class EventCalls:
             return web.Response(headers=HEADERS)
         with self._service.long_call():
             response = web.StreamResponse(headers=HEADERS)
+            # A stream that ends early ends with its connection, and the caller knows beforehand.
+            response.force_close()
             await response.prepare(request)
             try:
                 await self._send(b"retry: 1000\n\n", response)
                 await self._relay(self._manager.events(operation.id, after), request, response)
             except (ConnectionError, TimeoutError):
-                # The caller has gone or does not read; it can come back with the last id it has.
-                response.force_close()
+                log.debug("A caller stopped following an operation.", operation=operation.id)
             except Exception:
                 # The answer has begun and cannot become a problem document any more.
                 log.exception("The events of an operation could not be sent; this is a bug.", operation=operation.id)
-                response.force_close()
             return response
 
     async def _relay(self, events: AsyncIterator[Event], request: web.Request, response: web.StreamResponse) -> None:

@@ -79,9 +79,7 @@ class EtcdClient(HttpClient):
         """The client of this server's own etcd, by ``db/etcd/config`` and ``tls/etcd``. Blocks shortly."""
         try:
             endpoint = endpoint_of(layout.etcd_config.read_text(encoding="utf-8"))
-            context = client_ssl(
-                str(layout.etcd_server_ca), str(layout.etcd_client_cert), str(layout.etcd_client_key)
-            )
+            context = client_ssl(str(layout.etcd_server_ca), str(layout.etcd_client_cert), str(layout.etcd_client_key))
         except OSError as error:
             name = f"{error.filename}: " if error.filename else ""
             raise EtcdError(

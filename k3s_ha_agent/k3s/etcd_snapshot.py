@@ -13,6 +13,7 @@ import binascii
 import hashlib
 import json
 import os
+import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import IO, ParamSpec, TypeVar
@@ -34,18 +35,26 @@ class _Checked:
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
+        # A cancelled wait leaves its thread writing: closing has to wait for it, or the
+        # descriptor could be somebody else's by then.
+        self._lock = threading.Lock()
         self._sha = hashlib.sha256()
         self._tail = b""
         self.size = 0
 
     def write(self, data: bytes) -> None:
-        view = memoryview(data)
-        while view:
-            view = view[self._file.write(view) :]
+        with self._lock:
+            view = memoryview(data)
+            while view and not self._file.closed:
+                view = view[self._file.write(view) :]
         self.size += len(data)
         seen = self._tail + data
         self._sha.update(seen[:-_TRAILER])
         self._tail = seen[-_TRAILER:]
+
+    def close(self) -> None:
+        with self._lock:
+            self._file.close()
 
     def problem(self) -> str | None:
         if self.size % _SECTOR != _TRAILER:
@@ -62,13 +71,12 @@ async def receive(pieces: AsyncIterator[bytes], target: Path, *, source: str) ->
     not match its hash; the target is then as it was.
     """
     temporary = target.with_name(f".{target.name}.tmp")
-    file = await _on_disk(target, _create, temporary)
+    checked = _Checked(await _on_disk(target, _create, temporary))
     try:
         try:
-            checked = _Checked(file)
             remaining = await _copy(pieces, checked, source, target)
         finally:
-            await _on_disk(target, file.close)
+            await _on_disk(target, checked.close)
         problem = f"{remaining} bytes are missing" if remaining else checked.problem()
         if problem:
             raise EtcdError(f"The snapshot of {source} cannot be used: {problem}.", next_step="Take it again.")

@@ -47,8 +47,6 @@ class FileFacts:
     datastore_detail: str
     sqlite_bytes: int
     """``state.db`` and its WAL together: a copy of both is not larger."""
-    etcd_bytes: int
-    """Allocated below ``db/etcd``, 0 when there is none."""
     migrated: bool
     """``state.db.migrated`` exists."""
     leftovers: tuple[Path, ...]
@@ -91,7 +89,6 @@ def read(layout: Layout, *, drop_in: Path, gate: Path, state_dir: Path, read_at_
         datastore=verdict,
         datastore_detail=detail,
         sqlite_bytes=_length(layout.state_db) + _length(layout.state_db_wal),
-        etcd_bytes=_allocated(layout.etcd),
         migrated=_there(layout.state_db_migrated),
         leftovers=(*layout.leftovers(), *_etcd_without_wal(layout)),
         reset_flag=_there(layout.reset_flag),
@@ -152,15 +149,6 @@ def _length(path: Path) -> int:
         return path.stat().st_size
     except (FileNotFoundError, NotADirectoryError):
         return 0
-
-
-def _allocated(directory: Path) -> int:
-    total = 0
-    for parent, _, names in os.walk(directory):
-        for name in names:
-            found = _lstat(Path(parent, name))  # etcd removes files while we look
-            total += found.st_blocks * 512 if found else 0
-    return total
 
 
 def _etcd_without_wal(layout: Layout) -> tuple[Path, ...]:

@@ -15,6 +15,7 @@ import signal
 import sys
 from pathlib import Path
 
+import structlog
 from memory_manager import MemoryManager, Play
 
 from k3s_ha_agent.api.server import ApiServer
@@ -47,6 +48,7 @@ def main() -> int:
     parser.add_argument("--directory", type=Path, required=True)
     parser.add_argument("--play", default="{}")
     parser.add_argument("--not-ready-until", type=Path)
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     asyncio.run(serve(parser.parse_args()))
     return 0
 

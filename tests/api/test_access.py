@@ -18,7 +18,7 @@ from k3s_ha_agent.api.access import Role, identify, read_peer, roles_of
 from k3s_ha_agent.api.routes import table
 from k3s_ha_agent.errors import Forbidden
 from tests.api.conftest import GROUP, Running, Start, ask_as
-from tests.api.memory_manager import MemoryManager, Play
+from tests.api.memory_manager import Play
 
 NOBODY = 65534
 GID = grp.getgrnam(GROUP).gr_gid

@@ -26,6 +26,7 @@ def agent(rundir: Path) -> subprocess.Popen[str]:
     process = subprocess.Popen(
         [sys.executable, str(AGENT), "--socket", str(rundir / "api.sock"), "--directory", str(rundir)],
         stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
         env={"PYTHONPATH": str(ROOT)},
     )

@@ -72,7 +72,9 @@ class PrivateBus:
         configuration.write_text(_CONFIG.format(path=self.path))
         self.path.unlink(missing_ok=True)
         self.child = subprocess.Popen(
-            ["dbus-daemon", f"--config-file={configuration}", "--nofork", "--nopidfile"], preexec_fn=die_with_parent
+            ["dbus-daemon", f"--config-file={configuration}", "--nofork", "--nopidfile"],
+            preexec_fn=die_with_parent,
+            stderr=subprocess.DEVNULL,  # it complains that it may not raise its limit of descriptors
         )
         wait_until(self._answers, "dbus-daemon listening")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import secrets
@@ -115,22 +116,19 @@ class Machine:
 
         The page cache is the machine's and is not lost: what was written but not synced is still there.
         """
+        if self._nspawn is not None:
+            # Killing systemd-nspawn would leave the container's PID 1 running; its death takes all with it.
+            while self._nspawn.poll() is None and (leader := self._leader()) is not None:
+                os.kill(leader, signal.SIGKILL)
+                time.sleep(0.01)
+            try:
+                self._nspawn.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                os.killpg(self._nspawn.pid, signal.SIGKILL)
+                self._nspawn.wait(timeout=10)
         for child in self._children:
-            if child.poll() is None:
-                os.killpg(child.pid, signal.SIGKILL)
-            child.wait(timeout=30)
+            _kill(child)
         self._children.clear()
-        if self._nspawn is None:
-            return
-        # Killing systemd-nspawn would leave the container's PID 1 running; its death takes all with it.
-        while self._nspawn.poll() is None and (leader := self._leader()) is not None:
-            os.kill(leader, signal.SIGKILL)
-            time.sleep(0.01)
-        try:
-            self._nspawn.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            os.killpg(self._nspawn.pid, signal.SIGKILL)
-            self._nspawn.wait(timeout=10)
         self._nspawn = None
 
     def power_off(self, timeout: float = 120.0) -> None:
@@ -202,8 +200,7 @@ class Machine:
             raise LabError(f"{self.name}: {' '.join(argv)[:300]} did not end within {timeout:g} s") from None
         finally:
             if child.poll() is None:
-                os.killpg(child.pid, signal.SIGKILL)
-                child.communicate()
+                child.kill(); child.communicate()
         done = subprocess.CompletedProcess(list(argv), child.returncode, stdout, stderr)
         if check and done.returncode != 0:
             raise LabError(f"{self.name}: {describe(argv, done)}")
@@ -362,6 +359,22 @@ class Machine:
     def _remove_disk(self) -> None:
         system.run(["umount", str(self.root)])
         shutil.rmtree(self.directory)
+
+
+def _kill(child: subprocess.Popen[str]) -> None:
+    """Kill what ``nsenter`` runs and all of its process group."""
+    # The program first: nsenter reaps it then. Killed together with nsenter it would wait for the reaper of the
+    # machine, and the node's end would wait for that.
+    for program in system.children(child.pid):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(program, signal.SIGKILL)
+    try:
+        child.wait(timeout=2)
+    except subprocess.TimeoutExpired:
+        os.killpg(child.pid, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)  # what the program had started
+    child.communicate(timeout=30)
 
 
 _NSPAWN = [

@@ -121,8 +121,11 @@ class StartK3s:
                         run.progress(copied, total, "keys")
                 elif isinstance(sign, Milestone):
                     run.decide(f"k3s: {sign.name}")
-                elif isinstance(sign, BadSign) and not bad.done():
+                elif isinstance(sign, BadSign) and self._concerns_us(sign) and not bad.done():
                     bad.set_result(sign)
+
+    def _concerns_us(self, sign: BadSign) -> bool:
+        return self.expects_copy or not sign.only_when_migrating
 
     async def _follow_files(self, run: Run) -> None:
         """Say when the two files change that decide (k3s-facts, "ten facts" 1 and 4)."""

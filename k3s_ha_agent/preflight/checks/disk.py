@@ -11,9 +11,8 @@ from k3s_ha_agent.preflight.subject import Subject
 NAME = "disk"
 FOR = frozenset({Kind.MIGRATE})
 ABOUT = About(
-    looks_at="free bytes on each file system concerned, added up: state dir (pre-image, sealed copy), `server/db` "
-    "(etcd and its WAL in segments of 64 MB, the temporary copy of etcd, the first snapshot, the sealed copy put "
-    "back), "
+    looks_at="free bytes on each file system concerned, added up: state dir (pre-image, sealed copy, first snapshot), "
+    "`server/db` (etcd and its WAL in segments of 64 MB, k3s's temporary copy of etcd, the sealed copy put back), "
     "systemd's and k3s's drop-in directories",
     refuses="a file system has less free than is needed on it",
     warns="",
@@ -37,7 +36,7 @@ def check(subject: Subject) -> CheckResult:
         backend = sizes.backend(summary.live_bytes, summary.live_rows)
         needs += [
             Need(places.db, 2 * etcd, "etcd and its temporary copy"),
-            Need(places.db, backend, "the first snapshot"),
+            Need(places.state, backend, "the first snapshot"),
             Need(places.db, files.sqlite_bytes, "the sealed copy put back"),
         ]
     return fits(NAME, needs)

@@ -11,9 +11,8 @@ from k3s_ha_agent.preflight.subject import Subject
 NAME = "disk-rollback"
 FOR = frozenset({Kind.ROLLBACK})
 ABOUT = About(
-    looks_at="free bytes on the file systems of `server/db` (the pre-image put back), of the state dir (a copy "
-    "of etcd) "
-    "and of systemd's and k3s's drop-in directories",
+    looks_at="free bytes on the file systems of `server/db` (the pre-image put back while etcd is kept in the "
+    "quarantine), of the state dir and of systemd's and k3s's drop-in directories",
     refuses="a file system has less free than is needed on it",
     warns="",
     remedy="make room",
@@ -22,14 +21,13 @@ ABOUT = About(
 
 
 def check(subject: Subject) -> CheckResult:
-    files = known(subject.files)
     places = known(subject.places)
     pre_image = known(subject.pre_image)
     return fits(
         NAME,
         [
             Need(places.db, pre_image.bytes, "the pre-image put back"),
-            Need(places.state, files.etcd_bytes + sizes.SMALL_FILES, "a copy of etcd"),
+            Need(places.state, sizes.SMALL_FILES, "records"),
             Need(places.systemd, sizes.CONFIG_FILES, "the gate"),
             Need(places.config, sizes.CONFIG_FILES, "k3s's configuration"),
         ],

@@ -42,7 +42,13 @@ ROWS = [
     (operation(DOING, phase=Phase.UNDOING), HERE, False, True, Action.UNDO_ON),
     (operation(DOING, phase=Phase.UNDOING), OTHER, True, True, Action.UNDO_ON),
     (operation(DONE, committed=True), OTHER, True, True, Action.FINISH),
-    (operation(FAILED, committed=True, phase=Phase.FINISHED, outcome=Outcome.SUCCEEDED), HERE, False, True, Action.FINISH),
+    (
+        operation(FAILED, committed=True, phase=Phase.FINISHED, outcome=Outcome.SUCCEEDED),
+        HERE,
+        False,
+        True,
+        Action.FINISH,
+    ),
     (operation(DONE, phase=Phase.FINISHED, outcome=Outcome.ROLLED_BACK), OTHER, True, True, Action.NOTHING),
     (operation(FAILED, phase=Phase.FINISHED, outcome=Outcome.ROLLBACK_FAILED), HERE, False, True, Action.NOTHING),
 ]
