@@ -19,10 +19,14 @@ from k3s_ha_agent.host import notify
 from k3s_ha_agent.host.journald import JournalctlSource, JournalSource, configure_logging
 from k3s_ha_agent.host.units import Units
 from k3s_ha_agent.model import Kind, NodeState, Operation
+from k3s_ha_agent.operations import pre_image
+from k3s_ha_agent.operations.history import last_migration
 from k3s_ha_agent.operations.manager import Findings, OperationManager
 from k3s_ha_agent.operations.plan import Observer
 from k3s_ha_agent.operations.planner import Planner
 from k3s_ha_agent.preflight.inspector import NodeInspector
+from k3s_ha_agent.preflight.results import Missing
+from k3s_ha_agent.preflight.subject import PreImage
 
 log = structlog.get_logger("k3s_ha_agent")
 
@@ -41,6 +45,20 @@ class Inspector:
         return await self._node.survey()
 
 
+def find_pre_image(history: Sequence[Operation]) -> PreImage | Missing:
+    """The pre-image a rollback would put back, verified as far as its manifest goes. Blocks."""
+    migration = last_migration(history)
+    if migration is None:
+        return Missing("The last thing this agent committed here is not a migration.", "pre-image")
+    directory = Path(migration.facts["backup"])
+    size = sum(p.stat().st_size for p in directory.rglob("*") if p.is_file() and not p.is_symlink())
+    try:
+        about = pre_image.verify(directory)
+    except AgentError as error:
+        return PreImage(migration.id, directory, "", size, problem=error.detail)
+    return PreImage(migration.id, directory, str(about.get("k3s_version") or ""), size)
+
+
 async def run(chosen: settings.Settings, journal: JournalSource, observer: Observer | None = None) -> None:
     """The daemon, until SIGTERM or SIGINT. ``observer`` is told every point the engine passes."""
     stop = asyncio.Event()
@@ -49,7 +67,7 @@ async def run(chosen: settings.Settings, journal: JournalSource, observer: Obser
         loop.add_signal_handler(number, stop.set)
     async with contextlib.AsyncExitStack() as stack:
         units = await stack.enter_async_context(Units(chosen.dbus_address))
-        inspector = Inspector(NodeInspector(chosen, units))
+        inspector = Inspector(NodeInspector(chosen, units, pre_image_of=find_pre_image))
         manager = OperationManager(chosen, Planner(chosen, units, journal), inspector, observer)
         journal_read = asyncio.Event()
         api = ApiServer(

@@ -104,6 +104,11 @@ class Conflict(AgentError):
     code, title, status, exit_code = "conflict", "The state of this server forbids it", 409, 6
 
 
+class LockHeld(AgentError):
+    code, title = "locked", "Another program is changing this server"
+    status, exit_code = 409, 6
+
+
 class AlreadyCommitted(AgentError):
     code, title = "already-committed", "The operation is past the point where it can be aborted"
     status, exit_code = 409, 6

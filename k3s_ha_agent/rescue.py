@@ -97,6 +97,10 @@ def move_aside(path: Path, quarantine: Path) -> None:
     say(f"moved {path} to {target}")
 
 
+def utc_now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
 def sha256_of(path: Path) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as file:
@@ -132,6 +136,7 @@ def locked(path: Path, grace: float = LOCK_GRACE) -> Iterator[None]:
             "start_time": start_time(os.getpid()),
             "boot_id": boot_id(),
             "who": "rescue",
+            "since": utc_now(),
         }
         os.ftruncate(fd, 0)
         os.pwrite(fd, json.dumps(owner).encode(), 0)
@@ -309,7 +314,7 @@ def end(path: Path, record: dict[str, Any], outcome: str, why: str) -> None:
         outcome=outcome,
         phase="finished",
         reason=f"{reason.rstrip('.')}; {why}.",
-        finished_at=datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        finished_at=utc_now(),
         finished_by="rescue",
     )
     if outcome == "rolled_back":

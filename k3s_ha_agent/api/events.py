@@ -51,7 +51,10 @@ class EventCalls:
                 await self._send(b"retry: 1000\n\n", response)
                 await self._relay(self._manager.events(operation.id, after), request, response)
             except (ConnectionError, TimeoutError):
-                log.debug("A caller stopped following an operation.", operation=operation.id)
+                log.debug("A caller stopped reading the events of an operation.", operation=operation.id)
+                # What it did not read is not waited for either.
+                if request.transport is not None:
+                    request.transport.abort()
             except Exception:
                 # The answer has begun and cannot become a problem document any more.
                 log.exception("The events of an operation could not be sent; this is a bug.", operation=operation.id)

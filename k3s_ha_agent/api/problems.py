@@ -51,7 +51,9 @@ def from_http(error: web.HTTPException, request: web.Request) -> tuple[AgentErro
         problem = MethodNotAllowed(f"{request.method} does not fit {request.path}.", next_step=f"Use {allow}.")
         return problem, {"Allow": allow}
     if isinstance(error, web.HTTPNotFound):
-        return NotFound(f"There is no {request.path} here.", next_step="See docs/reference/api.md for the paths."), {}
+        return NotFound(
+            f"There is no {request.path} here.", next_step="Paths begin with /v1/; README.md lists them."
+        ), {}
     if isinstance(error, web.HTTPRequestEntityTooLarge):
         return BodyTooLarge("The request body is too large."), {}
     return BadRequest(f"The request cannot be answered: {http.HTTPStatus(error.status).phrase}."), {}

@@ -10,7 +10,6 @@ boot. The file is never removed or replaced: a second process could then lock an
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import fcntl
 import json
@@ -49,8 +48,10 @@ class Lock:
     def release(self) -> None:
         if self._fd is not None:
             fd, self._fd = self._fd, None
-            os.ftruncate(fd, 0)
-            os.close(fd)
+            try:
+                os.ftruncate(fd, 0)
+            finally:
+                os.close(fd)
 
     def __enter__(self) -> Lock:
         return self
@@ -74,21 +75,6 @@ async def acquire(path: Path, who: str, timeout: float) -> Lock:
         await asyncio.sleep(_POLL)
 
 
-def held(path: Path) -> bool:
-    """Whether anybody holds the lock now, this process included."""
-    try:
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(fd)
-    return False
-
-
 def owner(path: Path) -> Owner | None:
     """Whose stamp the lock carries; None when there is none that can be read."""
     try:
@@ -103,12 +89,13 @@ def owner(path: Path) -> Owner | None:
 
 def _try(path: Path, who: str) -> Lock | None:
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    lock = Lock(path, fd)
     try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(fd)
-            return None
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        return None
+    try:
         stamp = {
             "pid": os.getpid(),
             "start_time": process_start_time(os.getpid()),
@@ -120,10 +107,9 @@ def _try(path: Path, who: str) -> Lock | None:
         os.ftruncate(fd, 0)
         os.pwrite(fd, json.dumps(stamp).encode() + b"\n", 0)
     except BaseException:
-        with contextlib.suppress(OSError):  # closed above
-            os.close(fd)
+        lock.release()
         raise
-    return Lock(path, fd)
+    return lock
 
 
 def _in_words(found: Owner | None) -> str:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -42,6 +43,8 @@ class LiveRun:
     ) -> None:
         self.operation = operation
         self.abort = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
         self._journal = journal
         self._publish = publish
         self._observer = observer
@@ -85,13 +88,16 @@ class LiveRun:
         self._undo_deadline = time.clock_gettime(time.CLOCK_BOOTTIME) + self._undo_timeout
 
     def progress(self, done: int, total: int, unit: str) -> None:
+        if threading.get_ident() != self._thread:
+            self._loop.call_soon_threadsafe(self.progress, done, total, unit)
+            return
         progress = Progress(done, total, unit)
         steps = tuple(
             dataclasses.replace(s, progress=progress) if s.status in (StepStatus.DOING, StepStatus.UNDOING) else s
             for s in self.operation.steps
         )
         self.operation = dataclasses.replace(self.operation, steps=steps)
-        self.emit("progress", done=done, total=total, unit=unit, durable=False)
+        self.emit("progress", done=done, total=total, unit=unit)
 
     def decide(self, sentence: str) -> None:
         log.info(sentence, operation=self.operation.id, kind=self.operation.kind.value)
@@ -114,7 +120,7 @@ class LiveRun:
 
     # --- for the engine ------------------------------------------------------------------------
 
-    def emit(self, type_: str, *, durable: bool = True, **data: Any) -> None:
+    def emit(self, type_: str, **data: Any) -> None:
         self._last_event += 1
         event = Event(self._last_event, now(), type_, data)
         self._publish(self.operation, event)

@@ -25,7 +25,8 @@ from k3s_ha_agent.errors import (
     RecordUnreadable,
     Unavailable,
 )
-from k3s_ha_agent.host import lock, resources
+from k3s_ha_agent.host.lock import Lock, acquire
+from k3s_ha_agent.host.resources import boot_id
 from k3s_ha_agent.k3s.layout import Layout
 from k3s_ha_agent.model import (
     CheckResult,
@@ -103,7 +104,7 @@ class OperationManager:
         stays closed.
         """
         await in_thread(self._journal.prepare)
-        self._boot_id = resources.boot_id()
+        self._boot_id = boot_id()
         try:
             operations = await in_thread(self._journal.load_all)
         except RecordUnreadable as error:
@@ -400,8 +401,8 @@ class OperationManager:
 
     # --- running it ------------------------------------------------------------------------------
 
-    async def _lock(self, timeout: float) -> lock.Lock:
-        return await in_thread(lock.acquire, self._settings.state_dir / "lock", "agent", timeout)
+    async def _lock(self, timeout: float) -> Lock:
+        return await acquire(self._settings.state_dir / "lock", "agent", timeout)
 
     def _begin(self, operation: Operation) -> LiveRun:
         run = self._engine.live(operation)
@@ -414,7 +415,7 @@ class OperationManager:
         self._known[run.operation.id] = run.operation
         self._run = None
 
-    async def _drive(self, run: LiveRun, held: lock.Lock) -> None:
+    async def _drive(self, run: LiveRun, held: Lock) -> None:
         try:
             run.decide(f"Beginning {run.operation.kind} {run.operation.id} for {run.operation.requested_by}.")
             await self._engine.run(self._planner.plan(run.operation), run)

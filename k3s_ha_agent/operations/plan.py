@@ -38,7 +38,7 @@ class Run(Protocol):
         """Make facts durable before returning. JSON values only, no secrets."""
 
     def progress(self, done: int, total: int, unit: str) -> None:
-        """Report progress; shown, not durable."""
+        """Report progress; shown, not durable. May be called from any thread."""
 
     def decide(self, sentence: str) -> None:
         """Say one decision to people, in the log and in the events."""

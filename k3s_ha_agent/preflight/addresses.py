@@ -1,8 +1,14 @@
-"""Which addresses k3s was told to use."""
+"""Which addresses k3s was told to use, and which it takes when it was told nothing."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from k3s_ha_agent.host.addresses import InterfaceAddress
 from k3s_ha_agent.k3s.configuration import Configuration
+
+_UP = 0x1
+_REJECT = 0x200
 
 
 def parts(configuration: Configuration, flag: str) -> list[str]:
@@ -14,3 +20,28 @@ def parts(configuration: Configuration, flag: str) -> list[str]:
 def pinned(configuration: Configuration) -> list[str]:
     """The addresses of ``node-ip``. etcd's peer address is the first of them (M17)."""
     return parts(configuration, "node-ip")
+
+
+def default_interface(routes: str) -> str | None:
+    """The interface of the first IPv4 default route in the text of ``/proc/net/route``.
+
+    k3s asks k8s.io/apimachinery's ChooseHostInterface, which reads this file.
+    """
+    for line in routes.splitlines()[1:]:
+        fields = line.split()
+        if len(fields) < 8 or fields[1] != "00000000" or fields[7] != "00000000":
+            continue
+        flags = int(fields[3], 16)
+        if flags & _UP and not flags & _REJECT:
+            return fields[0]
+    return None
+
+
+def default_address(routes: str, found: Iterable[InterfaceAddress]) -> str | None:
+    """The first global IPv4 address of that interface; None when there is no such route."""
+    interface = default_interface(routes)
+    for each in found:
+        address = each.address
+        if each.interface == interface and address.version == 4 and not (address.is_loopback or address.is_link_local):
+            return str(address)
+    return None

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from pathlib import Path
 
 from k3s_ha_agent.k3s.configuration import Configuration
 from k3s_ha_agent.preflight.results import Missing
+from k3s_ha_agent.preflight.sayings import off
 
 DEFAULT_PORT = 6443
 
@@ -14,16 +16,16 @@ DEFAULT_PORT = 6443
 def node_name(configuration: Configuration | Missing, root: Path) -> str:
     """The name of this server's Node: ``node-name`` or the hostname, in lower case, with the id k3s
     keeps in ``etc/rancher/node/id`` when ``with-node-id`` is on. Reads that small file."""
-    name, with_id = socket.gethostname(), False
-    if not isinstance(configuration, Missing):
-        setting = configuration.get("node-name")
-        name = setting.value if setting is not None and setting.value else name
-        with_id = configuration.flag("with-node-id")
-    if with_id:
-        try:
+    name = socket.gethostname()
+    if isinstance(configuration, Missing):
+        return name.lower()
+    setting = configuration.get("node-name")
+    name = setting.value if setting is not None and setting.value else name
+    with_id = configuration.get("with-node-id")
+    if with_id is not None and not off(with_id):
+        # Without the id there is no Node of this name, which is what the check ``node`` then says.
+        with contextlib.suppress(OSError, UnicodeDecodeError):
             name = f"{name}-{(root / 'etc/rancher/node/id').read_text().strip()}"
-        except FileNotFoundError:
-            pass  # k3s has not made it yet; then there is no Node yet either
     return name.lower()
 
 

@@ -36,17 +36,25 @@ def registry() -> tuple[Check, ...]:
     return tuple(sorted(found, key=lambda check: check.name))
 
 
+def checks_for(kind: Kind) -> tuple[Check, ...]:
+    """The checks made for ``kind``, by name.
+
+    NotImplementedYet when there is none: nothing looked at is not nothing found.
+    """
+    chosen = tuple(check for check in registry() if kind in check.kinds)
+    if not chosen:
+        raise NotImplementedYet(f"There is no preflight for {kind} yet.")
+    return chosen
+
+
 async def run(kind: Kind, subject: Subject) -> tuple[CheckResult, ...]:
     """The result of every check made for ``kind``, by name.
 
-    NotImplementedYet when no check is made for it: nothing looked at is not nothing found.
-    ValueError when the Subject was gathered for another kind.
+    NotImplementedYet when there is none, ValueError when the Subject was gathered for another kind.
     """
     if subject.kind is not kind:
         raise ValueError(f"a Subject gathered for {subject.kind} cannot be checked for {kind}")
-    chosen = [check for check in registry() if kind in check.kinds]
-    if not chosen:
-        raise NotImplementedYet(f"There is no preflight for {kind} yet.")
+    chosen = checks_for(kind)
     results: dict[str, CheckResult] = {}
     passed_over: dict[str, Missing] = {}
     for check in chosen:

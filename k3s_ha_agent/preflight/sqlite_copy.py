@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
-import os
 import shutil
 import threading
 from collections.abc import AsyncIterator
@@ -17,11 +15,14 @@ from pathlib import Path
 
 from k3s_ha_agent import durable
 from k3s_ha_agent.errors import KineError
-from k3s_ha_agent.host import resources
+from k3s_ha_agent.host import lock, resources
 from k3s_ha_agent.k3s import kine
 from k3s_ha_agent.k3s.kine import KineSummary
 from k3s_ha_agent.preflight.results import Missing, size
 from k3s_ha_agent.preflight.sizes import SMALL_FILES
+
+LOCK_LIMIT = 600.0
+"""Seconds to wait for another preflight's copy to be looked at."""
 
 
 async def summarize(state_db: Path, sqlite_bytes: int, state_dir: Path) -> KineSummary | Missing:
@@ -73,29 +74,19 @@ async def workspace(state_dir: Path) -> AsyncIterator[Path]:
     Secret of the cluster.
     """
     directory = state_dir / "preflight"
-    lock = os.open(state_dir / "preflight.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        while not _locked(lock):
-            await asyncio.sleep(0.1)
+    with await lock.acquire(state_dir / "preflight.lock", "a preflight", LOCK_LIMIT):
         try:
             await asyncio.to_thread(_make_anew, directory)
             yield directory
         finally:
-            # Not in a thread: it must happen also while this is being cancelled.
-            shutil.rmtree(directory, ignore_errors=True)
-    finally:
-        os.close(lock)
-
-
-def _locked(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+            await asyncio.to_thread(_remove, directory)
 
 
 def _make_anew(directory: Path) -> None:
+    _remove(directory)
+    directory.mkdir(mode=0o700)
+
+
+def _remove(directory: Path) -> None:
     with contextlib.suppress(FileNotFoundError):
         shutil.rmtree(directory)
-    directory.mkdir(mode=0o700)

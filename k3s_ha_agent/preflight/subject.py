@@ -7,13 +7,12 @@ with its reason.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from k3s_ha_agent.host.resources import Disk, FsyncProbe, Memory
-from k3s_ha_agent.k3s.apiserver import Node
-
+from k3s_ha_agent.host.resources import Disk, FsyncProbe, Listener, Memory
 from k3s_ha_agent.host.units import UnitState
+from k3s_ha_agent.k3s.apiserver import Node, Readiness
 from k3s_ha_agent.k3s.configuration import Configuration, drop_in_path
 from k3s_ha_agent.k3s.etcd import Member
 from k3s_ha_agent.k3s.kine import KineSummary
@@ -44,7 +43,7 @@ class Addresses:
     dynamic: tuple[str, ...]
     """Those of them with a limited lifetime, as a DHCP client leaves them."""
     default: str | None
-    """The one the default route would use, None when there is no such route."""
+    """The one k3s takes when nothing is pinned, by the default route; None when there is none."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -96,8 +95,8 @@ class Subject:
     """Of a copy made by SQLite's backup API, which passed the integrity check."""
     places: Places | Missing
     memory: Memory | Missing
-    listeners: Mapping[int, str] | Missing
-    """Who listens on the ports etcd needs: port to a phrase like ``etcd (pid 12) on 127.0.0.1``."""
+    listeners: Mapping[int, Sequence[Listener]] | Missing
+    """Who listens on the ports etcd needs, by port."""
     fsync: FsyncProbe | Missing
     addresses: Addresses | Missing
     clock_synchronised: bool | Missing
@@ -106,8 +105,10 @@ class Subject:
     configured_tokens: tuple[TokenFacts, ...] | Missing
     """Of every token in k3s's configuration (``token``, ``token-file``, ``cluster-secret``)."""
     server_ca_hash: str | Missing
+    node_name: str
+    """What k3s's configuration calls this server."""
     node: Node | Missing
-    api_ready: bool | Missing
+    api_ready: Readiness | Missing
     members: tuple[Member, ...] | Missing
     """etcd's members, for a rollback."""
     rescue_armed: bool | Missing

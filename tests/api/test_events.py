@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -103,7 +104,7 @@ async def test_a_caller_that_does_not_read_is_let_go(start: Start) -> None:
     api = await start(Play(hold_at="start-k3s"), limits=Limits(write_timeout=0.2))
     operation = await api.begin()
     async with asyncio.timeout(60):
-        _, writer = await asyncio.open_unix_connection(str(api.path), limit=1024)
+        reader, writer = await asyncio.open_unix_connection(str(api.path), limit=1024)
         writer.write(f"GET /v1/operations/{operation}/events HTTP/1.1\r\nHost: x\r\n\r\n".encode())
         while api.server.service.long_calls == 0:
             await asyncio.sleep(0.01)
@@ -114,6 +115,13 @@ async def test_a_caller_that_does_not_read_is_let_go(start: Start) -> None:
         while api.server.service.long_calls:
             assert (await api.ask("GET", "/livez"))[0] == 200
             await asyncio.sleep(0.01)
+        # Cut off, not ended: the last chunk is never sent.
+        received = b""
+        with contextlib.suppress(ConnectionError):
+            while piece := await reader.read(65536):
+                received += piece
+        assert b"event: step" in received
+        assert not received.endswith(b"0\r\n\r\n")
         writer.close()
 
 

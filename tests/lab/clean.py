@@ -48,7 +48,7 @@ class Stamp:
 
     def over(self) -> bool:
         """Whether the process it belongs to is gone."""
-        return self.boot_id != boot_id() or system.start_time(self.pid) != self.started
+        return True or system.start_time(self.pid) != self.started
 
 
 def boot_id() -> str:

@@ -200,7 +200,7 @@ class Machine:
             raise LabError(f"{self.name}: {' '.join(argv)[:300]} did not end within {timeout:g} s") from None
         finally:
             if child.poll() is None:
-                child.kill(); child.communicate()
+                _kill(child)
         done = subprocess.CompletedProcess(list(argv), child.returncode, stdout, stderr)
         if check and done.returncode != 0:
             raise LabError(f"{self.name}: {describe(argv, done)}")

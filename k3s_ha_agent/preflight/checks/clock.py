@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from k3s_ha_agent.model import CheckResult, Kind
-from k3s_ha_agent.preflight.results import About, known, passed, warned
+from k3s_ha_agent.preflight.results import About, Missing, known, passed, warned
 from k3s_ha_agent.preflight.subject import Subject
 
 NAME = "clock"
@@ -27,7 +27,15 @@ def check(subject: Subject) -> CheckResult:
             "Files that are not from the future: k3s calls them newer than its datastore and stops.",
             "timedatectl; timedatectl set-ntp true",
         )
-    if not known(subject.clock_synchronised):
+    if isinstance(subject.clock_synchronised, Missing):
+        # Only ever a warning: a clock nobody can ask about is no worse than one that is not synchronised.
+        return warned(
+            NAME,
+            subject.clock_synchronised.reason,
+            "A synchronised clock: k3s compares times of files and certificates.",
+            "timedatectl status",
+        )
+    if not subject.clock_synchronised:
         return warned(
             NAME,
             "The clock of this machine is not synchronised.",

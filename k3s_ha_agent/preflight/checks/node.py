@@ -18,10 +18,11 @@ ABOUT = About(
 
 
 def check(subject: Subject) -> CheckResult:
-    if not known(subject.api_ready):
+    readiness = known(subject.api_ready)
+    if not readiness:
         return refused(
             NAME,
-            "The API server is not ready.",
+            f"The API server is not ready: {readiness.reason}",
             "A ready API server: it proves the result.",
             "k3s kubectl get --raw '/readyz?verbose'",
         )

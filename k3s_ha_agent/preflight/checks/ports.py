@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from k3s_ha_agent.host.resources import Listener
 from k3s_ha_agent.model import CheckResult, Kind
 from k3s_ha_agent.preflight.ports import needed
 from k3s_ha_agent.preflight.results import About, known, passed, refused
@@ -24,7 +25,7 @@ def check(subject: Subject) -> CheckResult:
     listeners = known(subject.listeners)
     taken = {port: listeners[port] for port in wanted if port in listeners}
     if taken:
-        who = ", ".join(f"{port} by {phrase}" for port, phrase in taken.items())
+        who = ", ".join(f"{port} by {_phrase(found[0])}" for port, found in taken.items())
         return refused(
             NAME,
             f"Taken: {who}.",
@@ -32,3 +33,10 @@ def check(subject: Subject) -> CheckResult:
             f"ss -ltnp 'sport = :{next(iter(taken))}'; stop or move that program",
         )
     return passed(NAME, f"Nobody listens on {', '.join(map(str, wanted))}.")
+
+
+def _phrase(listener: Listener) -> str:
+    process = (
+        f"{listener.name} (process {listener.pid})" if listener.pid is not None else "a process of another namespace"
+    )
+    return f"{process} on {listener.address}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from k3s_ha_agent.durations import format_duration
 from k3s_ha_agent.model import CheckResult, Kind
-from k3s_ha_agent.preflight.results import About, known, passed, refused, warned
+from k3s_ha_agent.preflight.results import About, Missing, known, passed, refused, warned
 from k3s_ha_agent.preflight.subject import Subject
 
 NAME = "slow-disk"
@@ -20,6 +20,8 @@ ABOUT = About(
 
 
 def check(subject: Subject) -> CheckResult:
+    if subject.accept_slow_disk and isinstance(subject.fsync, Missing):
+        return warned(NAME, subject.fsync.reason, "A disk on which fsync can be measured.", ABOUT.remedy)
     probe = known(subject.fsync)
     settings = subject.settings
     found = f"99 of 100 fsyncs take up to {format_duration(probe.p99)}, half of them {format_duration(probe.p50)}."

@@ -45,7 +45,8 @@ class Controllers:
         if not change_node(node, self._as_kubelet):
             thing = self._as_kubelet(fresh_node(node))
             try:
-                node.store and node.store.create(objects.key("nodes", "", node.name), objects.stored(thing))
+                if node.store is not None:
+                    node.store.create(objects.key("nodes", "", node.name), objects.stored(thing))
             except Exists:
                 change_node(node, self._as_kubelet)
         log.info(f"labels have been set successfully on node: {node.name}")
@@ -104,12 +105,14 @@ class Controllers:
         labels["node-role.kubernetes.io/control-plane"] = "true"
         if node.standin.version.master_label:
             labels["node-role.kubernetes.io/master"] = "true"
-        annotations.update({
-            "k3s.io/hostname": node.name,
-            "k3s.io/internal-ip": node.address,
-            "k3s.io/node-args": json.dumps(node.flags.shown, separators=(",", ":")),
-            "k3s.io/node-env": "{}",
-        })
+        annotations.update(
+            {
+                "k3s.io/hostname": node.name,
+                "k3s.io/internal-ip": node.address,
+                "k3s.io/node-args": json.dumps(node.flags.shown, separators=(",", ":")),
+                "k3s.io/node-env": "{}",
+            }
+        )
         status = thing.setdefault("status", {})
         others = [a for a in status.get("addresses", []) if a.get("type") not in ("InternalIP", "Hostname")]
         own = [{"type": "InternalIP", "address": node.address}, {"type": "Hostname", "address": node.name}]
@@ -117,12 +120,15 @@ class Controllers:
         version = node.standin.version.text
         status.setdefault("nodeInfo", {}).update(kubeletVersion=version, kubeProxyVersion=version)
         good = not node.standin.faults.no_node
-        set_condition(thing, {
-            "type": "Ready",
-            "status": "True" if good else "False",
-            "reason": "KubeletReady" if good else "KubeletNotReady",
-            "message": "kubelet is posting ready status" if good else "container runtime is down",
-        })
+        set_condition(
+            thing,
+            {
+                "type": "Ready",
+                "status": "True" if good else "False",
+                "reason": "KubeletReady" if good else "KubeletNotReady",
+                "message": "kubelet is posting ready status" if good else "container runtime is down",
+            },
+        )
         return thing
 
 

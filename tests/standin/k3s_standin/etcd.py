@@ -118,6 +118,10 @@ class Etcd:
         if self._process is not None and self._process.poll() is not None:
             log.fatal(f"etcd ended with {self._process.returncode}")
 
+    def removed(self) -> bool:
+        """The process ended by itself because its member was removed: etcd 3.4 exits 0 then."""
+        return self._process is not None and self._process.poll() == 0
+
     @property
     def running(self) -> bool:
         return self._process is not None
@@ -145,8 +149,10 @@ def run(configuration: Mapping[str, Any], *, quiet: bool = False) -> subprocess.
 
     etcd = shutil.which("etcd") or "/usr/bin/etcd"
     fd = os.memfd_create("etcd-config", 0)
+    # Unlike 3.5, etcd 3.4 serves no gateway by default when it reads a configuration file.
+    whole = {"enable-grpc-gateway": True, **configuration}
     try:
-        os.write(fd, yaml.safe_dump(dict(configuration)).encode())
+        os.write(fd, yaml.safe_dump(whole).encode())
         return spawn_bound(
             [etcd, "--config-file", f"/proc/self/fd/{fd}"],
             pass_fds=(fd,),

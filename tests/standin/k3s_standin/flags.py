@@ -15,17 +15,22 @@ from . import log
 
 ALIASES = {"c": "config", "d": "data-dir", "t": "token", "s": "server", "i": "node-ip", "o": "write-kubeconfig"}
 
-BOOLEANS = frozenset(
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+BOOLEANS = _words(
     """cluster-init cluster-reset disable-agent disable-apiserver disable-cloud-controller
     disable-controller-manager disable-etcd disable-helm-controller disable-kube-proxy
     disable-network-policy disable-scheduler docker embedded-registry enable-pprof
     etcd-disable-snapshots etcd-expose-metrics etcd-s3 etcd-s3-insecure etcd-s3-skip-ssl-verify
     etcd-snapshot-compress flannel-external-ip flannel-ipv6-masq multi-cluster-cidr
     prefer-bundled-bin protect-kernel-defaults rootless secrets-encryption selinux
-    servicelb-disable supervisor-metrics alsologtostderr debug with-node-id tls-san-security""".split()
+    servicelb-disable supervisor-metrics alsologtostderr debug with-node-id"""
 )
 
-VALUES = frozenset(
+VALUES = _words(
     """config data-dir token token-file server agent-token agent-token-file datastore-endpoint
     datastore-cafile datastore-certfile datastore-keyfile node-name node-ip node-external-ip
     advertise-address advertise-port bind-address https-listen-port cluster-cidr service-cidr
@@ -38,13 +43,7 @@ VALUES = frozenset(
     kube-apiserver-arg kube-controller-manager-arg kube-scheduler-arg
     kube-cloud-controller-manager-arg kubelet-arg kube-proxy-arg etcd-arg disable node-label
     node-taint tls-san system-default-registry log lb-server-port airgap-extra-registry
-    supervisor-port apiserver-port kine-tls vmodule v vpn-auth""".split()
-)
-
-LISTS = frozenset(
-    """node-ip node-external-ip cluster-cidr service-cidr cluster-dns kube-apiserver-arg
-    kube-controller-manager-arg kube-scheduler-arg kube-cloud-controller-manager-arg kubelet-arg
-    kube-proxy-arg etcd-arg disable node-label node-taint tls-san""".split()
+    supervisor-port apiserver-port kine-tls vmodule v vpn-auth"""
 )
 
 ENVIRONMENT = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import http.client
 import json
 import ssl
@@ -22,11 +23,16 @@ class Gateway:
     """Calls of ``https://127.0.0.1:PORT/v3/…`` with tls/etcd/client.{crt,key}."""
 
     def __init__(self, tls: Path, host: str, port: int, *, timeout: float = 20.0) -> None:
-        self._context = ssl.create_default_context(cafile=str(tls / "etcd/server-ca.crt"))
-        self._context.load_cert_chain(tls / "etcd/client.crt", tls / "etcd/client.key")
+        self._tls = tls
         self._address = (host, port)
         self._timeout = timeout
         self._local = threading.local()
+
+    @functools.cached_property
+    def _context(self) -> ssl.SSLContext:
+        made = ssl.create_default_context(cafile=str(self._tls / "etcd/server-ca.crt"))
+        made.load_cert_chain(self._tls / "etcd/client.crt", self._tls / "etcd/client.key")
+        return made
 
     def call(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """The answer. GatewayError for etcd's refusals, OSError or HTTPException without an answer."""
@@ -34,9 +40,7 @@ class Gateway:
         data = json.dumps(body).encode()
         for fresh in (False, True):
             if connection is None or fresh:
-                connection = http.client.HTTPSConnection(
-                    *self._address, timeout=self._timeout, context=self._context
-                )
+                connection = http.client.HTTPSConnection(*self._address, timeout=self._timeout, context=self._context)
                 self._local.connection = connection
                 fresh = True
             try:
@@ -90,7 +94,7 @@ class EtcdStore:
         found = self._call("kv/range", {"key": _b64(key)}).get("kvs", [])
         return _item(found[0]) if found else None
 
-    def list(self, prefix: str) -> tuple[int, list[Item]]:
+    def below(self, prefix: str) -> tuple[int, list[Item]]:
         end = prefix[:-1] + chr(ord(prefix[-1]) + 1)
         answer = self._call("kv/range", {"key": _b64(prefix), "range_end": _b64(end)})
         return _revision(answer), [_item(entry) for entry in answer.get("kvs", [])]

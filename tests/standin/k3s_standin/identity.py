@@ -164,7 +164,9 @@ def decrypt(password: str, value: bytes) -> bytes:
     salt, _, text = value.partition(b":")
     sealed = base64.b64decode(text)
     try:
-        plain: bytes = _cipher(password, salt.decode()).decrypt(  # type: ignore[attr-defined]
+        plain: bytes = _cipher(
+            password, salt.decode()
+        ).decrypt(  # type: ignore[attr-defined]
             sealed[:12], sealed[12:], None
         )
     except InvalidTag as error:

@@ -6,13 +6,15 @@ import base64
 import hashlib
 import http.client
 import json
+import os
 import ssl
+import subprocess
 import time
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 from . import identity, log
-from .gateway import Gateway, GatewayError
+from .gateway import GatewayError
 from .node import CRITICAL, Node, control
 
 
@@ -52,7 +54,7 @@ def fetch_bootstrap(node: Node, token: identity.Token) -> None:
     except Refused as error:
         _fatal(str(error))
     except (OSError, http.client.HTTPException) as error:
-        _fatal(f"failed to get CA certs: Get \"{url}/cacerts\": {error}")
+        _fatal(f'failed to get CA certs: Get "{url}/cacerts": {error}')
     identity.store(node.server, data)
 
 
@@ -92,7 +94,7 @@ def add_member(node: Node, token: identity.Token) -> str:
             if not any(member_peer == peer for _, member_peer in names):
                 listed = " ".join(f"{n}={u}" for n, u in names)
                 log.info(f"Adding {peer} to etcd cluster [{listed}]")
-                _gateway(node, members).call("cluster/member/add", {"peerURLs": [peer], "isLearner": True})
+                _add_learner(node, members, own, peer)
                 names = [*names, (own, peer)]
             cluster = [(n or own, u) for n, u in names]
             log.info(f"Starting etcd for cluster [{' '.join(f'{n}={u}' for n, u in cluster)}]")
@@ -143,28 +145,25 @@ def _names(node: Node, members: list[dict[str, Any]], own: str, peer: str) -> li
     return found
 
 
-def _gateway(node: Node, members: list[dict[str, Any]]) -> Gateway:
-    """A member's gateway that can be reached from here.
-
-    k3s uses gRPC on the client URLs. Where the gateway is on 127.0.0.1:2382 only, the stand-in
-    listens for peers' calls there too (README, "Where it is not k3s").
-    """
-    voters = [m for m in members if m.get("clientURLs") and not m.get("isLearner")]
-    if not voters:
-        raise GatewayError("no member of the cluster can be asked")
-    last: Exception = GatewayError("no member of the cluster can be asked")
-    for member in voters:
-        host = urlsplit(member["clientURLs"][0]).hostname or ""
-        gateway = Gateway(node.server / "tls", host, 2381 + 1 if node.standin.version.http_on_2382 else 2379)
-        try:
-            gateway.members()
-            return gateway
-        except (OSError, http.client.HTTPException) as error:
-            last = error
-    raise GatewayError(str(last))
+def _add_learner(node: Node, members: list[dict[str, Any]], own: str, peer: str) -> None:
+    """MemberAddAsLearner over gRPC, asked of any voter's client URL. GatewayError with etcd's words."""
+    urls = [url for m in members if not m.get("isLearner") for url in m.get("clientURLs", [])]
+    tls = node.server / "tls/etcd"
+    try:
+        done = subprocess.run(
+            ["etcdctl", "--endpoints", ",".join(urls), "--command-timeout", "10s", "--cacert", tls / "server-ca.crt",
+             "--cert", tls / "client.crt", "--key", tls / "client.key",
+             "member", "add", own, "--learner", f"--peer-urls={peer}"],
+            env={**os.environ, "ETCDCTL_API": "3"}, capture_output=True, text=True, timeout=20, check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired as error:
+        raise GatewayError("context deadline exceeded") from error
+    if done.returncode:
+        words = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
+        raise GatewayError(words[-1].removeprefix("Error: ") if words else done.stderr.strip())
 
 
-def _join_failed(node: Node, words: str) -> None:
+def _join_failed(node: Node, words: str) -> NoReturn:
     log.fatal(
         f"starting kubernetes: preparing server: start managed database: joining etcd cluster: {words}"
         if not node.standin.version.new_milestones
@@ -173,5 +172,5 @@ def _join_failed(node: Node, words: str) -> None:
     )
 
 
-def _fatal(words: str) -> None:
+def _fatal(words: str) -> NoReturn:
     log.fatal(f"starting kubernetes: preparing server: {words}")

@@ -7,12 +7,12 @@ seconds in the lease column (seen in the recording: masterleases 15, events 3660
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 from .store import Changed, Exists, Item, Missing
@@ -85,7 +85,7 @@ class Kine:
         row = self._last(key)
         return None if row is None or row[3] else _item(row)
 
-    def list(self, prefix: str) -> tuple[int, list[Item]]:
+    def below(self, prefix: str) -> tuple[int, list[Item]]:
         with self._lock:
             rows = self._database.execute(_LIVE + " ORDER BY name", (prefix, _end(prefix))).fetchall()
             return self.revision(), [_item(row) for row in rows]
@@ -114,6 +114,18 @@ class Kine:
             row = self._expect(key, expected)
             return self._insert(key, 0, 1, _created(row), row[0], 0, row[6], row[6])
 
+    def replace_value(self, key: str, value: bytes) -> None:
+        """Change the last row of a key in place; no k3s does that, only seeding."""
+        with self._transaction():
+            row = self._last(key)
+            self._database.execute("UPDATE kine SET value = ? WHERE id = ?", (value, row[0] if row else 0))
+
+    @contextlib.contextmanager
+    def batch(self) -> Iterator[None]:
+        """Many changes in one transaction, for seeding."""
+        with self._transaction():
+            yield
+
     def _expect(self, key: str, expected: int) -> tuple[int, str, int, int, int, int, bytes]:
         row = self._last(key)
         if row is None or row[3]:
@@ -139,20 +151,24 @@ class Kine:
 class _Transaction:
     """BEGIN IMMEDIATE … COMMIT under the lock (kine's ``_txlock=immediate``)."""
 
-    def __init__(self, lock: threading.RLock, database: sqlite3.Connection) -> None:  # type: ignore[valid-type]
+    def __init__(self, lock: threading.RLock, database: sqlite3.Connection) -> None:
         self._lock, self._database = lock, database
+        self._nested = False
 
     def __enter__(self) -> None:
         self._lock.acquire()
+        self._nested = self._database.in_transaction
         try:
-            self._database.execute("BEGIN IMMEDIATE")
+            if not self._nested:
+                self._database.execute("BEGIN IMMEDIATE")
         except BaseException:
             self._lock.release()
             raise
 
     def __exit__(self, kind: object, *_: object) -> None:
         try:
-            self._database.execute("COMMIT" if kind is None else "ROLLBACK")
+            if not self._nested:
+                self._database.execute("COMMIT" if kind is None else "ROLLBACK")
         finally:
             self._lock.release()
 
@@ -160,7 +176,7 @@ class _Transaction:
 def listen(server: Path) -> socket.socket:
     """kine.sock, removed and made anew by every start of kine, mode 0600 (4.1)."""
     path = server / "kine.sock"
-    with suppress(FileNotFoundError):
+    with contextlib.suppress(FileNotFoundError):
         path.unlink()
     listener = socket.socket(socket.AF_UNIX)
     here = Path.cwd()

@@ -57,7 +57,7 @@ class Members:
         node = self.node
         if node.etcd is None or node.store is None or not self._is_leader():
             return
-        for item in node.store.list("/registry/minions/")[1]:
+        for item in node.store.below("/registry/minions/")[1]:
             thing = objects.read(item)
             meta = thing["metadata"]
             annotations = meta.get("annotations", {})

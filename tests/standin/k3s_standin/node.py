@@ -69,7 +69,7 @@ def control(node: Node) -> dict[str, Any]:
     services = flags.all("service-cidr") or ["10.43.0.0/16"]
     first_service = ipaddress.ip_network(services[0], strict=False)
     dns = flags.all("cluster-dns") or [str(first_service[10])]
-    disabled = {name: True for name in flags.all("disable")}
+    disabled = dict.fromkeys(flags.all("disable"), True)
     shown.update(
         AdvertisePort=node.port, AdvertiseIP=node.address, HTTPSPort=node.port, SupervisorPort=node.port,
         APIServerPort=node.api_port, DataDir=str(node.server), ServerNodeName=node.name, PrivateIP=node.address,

@@ -142,17 +142,19 @@ class Objects:
         return json_answer(read(item))
 
     def _all(self, resource: str, namespace: str) -> Answer:
-        revision, items = self.store.list(key(resource, namespace, ""))
+        revision, items = self.store.below(key(resource, namespace, ""))
         things = [read(item) for item in items]
         for thing in things:
             thing.pop("apiVersion", None)
             thing.pop("kind", None)
-        return json_answer({
-            "kind": f"{KINDS[resource]}List",
-            "apiVersion": "v1",
-            "metadata": {"resourceVersion": str(revision)},
-            "items": things,
-        })
+        return json_answer(
+            {
+                "kind": f"{KINDS[resource]}List",
+                "apiVersion": "v1",
+                "metadata": {"resourceVersion": str(revision)},
+                "items": things,
+            }
+        )
 
     def _create(self, resource: str, namespace: str, thing: dict[str, Any]) -> Answer:
         meta = thing.setdefault("metadata", {})

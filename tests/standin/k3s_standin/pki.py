@@ -58,7 +58,7 @@ def ensure_leaves(tls: Path, node_name: str, addresses: Sequence[str], extra: It
     admin = [(organization, "system:masters"), (common, "system:admin")]
     _leaf(tls, "client-admin", "client-ca", admin, [CLIENT], [])
     _leaf(tls, "client-controller", "client-ca", [(common, "system:kube-controller-manager")], [CLIENT], [])
-    _leaf(tls, "client-kube-apiserver", "client-ca", admin[:1] + [(common, "kube-apiserver")], [CLIENT], [])
+    _leaf(tls, "client-kube-apiserver", "client-ca", [*admin[:1], (common, "kube-apiserver")], [CLIENT], [])
     _leaf(tls, "client-auth-proxy", "request-header-ca", [(common, "system:auth-proxy")], [CLIENT], [])
     _leaf(tls, "serving-kube-apiserver", "server-ca", [(common, "kube-apiserver")], [SERVER], served)
     _leaf(tls, "etcd/server-client", "etcd/server-ca", [(common, "etcd-server")], [SERVER, CLIENT], local)

@@ -57,8 +57,8 @@ def decode(value: bytes) -> dict[str, Any]:
         if not isinstance(content, dict):
             raise ValueError("not an object")
         return content
-    unknown = dict((number, part) for number, part in fields(value[len(PREFIX) :]))
-    kind_of = dict((number, part) for number, part in fields(_bytes(unknown[1])))
+    unknown = dict(fields(value[len(PREFIX) :]))
+    kind_of = dict(fields(_bytes(unknown[1])))
     kind = _bytes(kind_of[2]).decode()
     found: dict[str, Any] = {"apiVersion": _bytes(kind_of[1]).decode(), "kind": kind}
     found.update(_message(_bytes(unknown[2]), _KINDS.get(kind, _OTHER)))
@@ -124,7 +124,7 @@ def _message(data: bytes, table: Table) -> dict[str, Any]:
         if isinstance(what, list):
             found.setdefault(name, []).append(_value(part, what[0]))
         elif isinstance(what, dict) and "of" in what:
-            pair = dict((n, p) for n, p in fields(_bytes(part)))
+            pair = dict(fields(_bytes(part)))
             found.setdefault(name, {})[_bytes(pair.get(1, b"")).decode()] = _value(pair.get(2, b""), what["of"])
         else:
             value = _value(part, what)
@@ -143,11 +143,11 @@ def _value(part: bytes | int, what: Any) -> Any:
     if what == "bytes":
         return base64.b64encode(_bytes(part)).decode()
     if what == "time":
-        pair = dict((n, p) for n, p in fields(_bytes(part)))
+        pair = dict(fields(_bytes(part)))
         seconds = pair.get(1)
         return None if seconds is None else time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(int(seconds)))
     if what == "quantity":
-        return _bytes(dict((n, p) for n, p in fields(_bytes(part))).get(1, b"")).decode()
+        return _bytes(dict(fields(_bytes(part))).get(1, b"")).decode()
     return _message(_bytes(part), what)
 
 

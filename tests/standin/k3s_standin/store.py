@@ -37,7 +37,7 @@ class Store(Protocol):
 
     def get(self, key: str) -> Item | None: ...
 
-    def list(self, prefix: str) -> tuple[int, list[Item]]:
+    def below(self, prefix: str) -> tuple[int, list[Item]]:
         """(revision, live items below the prefix in key order)."""
 
     def create(self, key: str, value: bytes, lease: int = 0) -> int:

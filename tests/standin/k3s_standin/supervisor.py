@@ -92,11 +92,13 @@ class Supervisor:
             members: list[dict[str, Any]] = node.etcd.gateway.members()
         except (StoreError, OSError, http.client.HTTPException):
             own = node.etcd.address
-            members = [{
-                "name": node.etcd.name,
-                "peerURLs": [f"https://{own}:2380"],
-                "clientURLs": [f"https://{own}:2379"],
-            }]
+            members = [
+                {
+                    "name": node.etcd.name,
+                    "peerURLs": [f"https://{own}:2380"],
+                    "clientURLs": [f"https://{own}:2379"],
+                }
+            ]
         for member in members:
             if "ID" in member:
                 member["ID"] = int(member["ID"])
@@ -105,7 +107,7 @@ class Supervisor:
     def _apiservers(self) -> list[str]:
         store = self.node.store
         prefix = "/registry/masterleases/"
-        keys = [item.key for item in store.list(prefix)[1]] if store else []
+        keys = [item.key for item in store.below(prefix)[1]] if store else []
         return [f"{key.removeprefix(prefix)}:{self.node.port}" for key in keys]
 
 

@@ -103,7 +103,7 @@ class Version:
 
     @property
     def names_critical_flags(self) -> bool:
-        """"critical configuration mismatched: <flag>" since about 1.26 (J2)."""
+        """ "critical configuration mismatched: <flag>" since about 1.26 (J2)."""
         return self.since(1, 26)
 
     @property

@@ -1,0 +1,139 @@
+"""The command line: what can be said, and what it means when nothing is said."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from k3s_ha_agent import __version__
+from k3s_ha_agent.durations import parse_duration
+from k3s_ha_agent.model import Kind
+
+PROGRAM = "k3s-ha-agentctl"
+DEFAULT_SOCKET = Path("/run/k3s-ha-agent/api.sock")
+DEFAULT_RECONNECT = "2m"
+
+EPILOG = """\
+exit codes:
+  0 done   1 failed   2 usage   3 rolled back   4 rollback failed
+  5 refused by preflight   6 conflict   7 agent unreachable   130 stopped watching (Ctrl-C)
+"""
+
+
+def duration(text: str) -> str:
+    """A duration as the API takes it, checked here so that a slip is a usage error."""
+    try:
+        parse_duration(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text
+
+
+def positive(text: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 up")
+    return number
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser; also what man pages and shell completion are made from."""
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM,
+        description="Moves this k3s server from SQLite to embedded etcd and back, and proves the data on the way.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("-V", "--version", action="version", version=f"{PROGRAM} {__version__}")
+    _add_global(parser, defaults=True)
+    # Also after the command, where people write them; there they have no default of their own.
+    common = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    _add_global(common, defaults=False)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def command(name: str, text: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=text, description=text, parents=[common], allow_abbrev=False)
+
+    command("status", "Show what this server is and what the agent is doing.")
+
+    preflight = command("preflight", "Make every check now and change nothing; exits 5 when one refuses.")
+    preflight.add_argument(
+        "--for", dest="kind", choices=[kind.value for kind in Kind], default="migrate", help="default: migrate"
+    )
+
+    migrate = command("migrate", "Move this server from SQLite to embedded etcd.")
+    migrate.add_argument("--accept-slow-disk", action="store_true", help="go on although fsync is very slow")
+    _add_operation(migrate)
+
+    rollback = command("rollback", "Undo what this server committed last.")
+    rollback.add_argument(
+        "--writes",
+        choices=["keep", "discard"],
+        help="what becomes of writes made since; discard puts the pre-image back (default: keep)",
+    )
+    rollback.add_argument(
+        "--confirm-lost-writes", action="store_true", help="with --writes discard: lose the writes made since"
+    )
+    _add_operation(rollback)
+
+    operations = command("operations", "List operations, or show one.")
+    operations.add_argument("id", metavar="ID", nargs="?", help="the operation to show")
+    operations.add_argument("--limit", type=positive, metavar="N", help="how many to list, newest first (default: 50)")
+
+    watch = command("watch", "Follow an operation to its end; exits with its outcome.")
+    watch.add_argument("id", metavar="ID", nargs="?", help="default: the running or else the last operation")
+    _add_reconnect(watch)
+
+    abort = command("abort", "Abort a running operation; what it did is undone.")
+    abort.add_argument("id", metavar="ID")
+    return parser
+
+
+def _add_global(parser: argparse.ArgumentParser, *, defaults: bool) -> None:
+    def default(value: object) -> object:
+        return value if defaults else argparse.SUPPRESS
+
+    parser.add_argument(
+        "--socket",
+        type=Path,
+        metavar="PATH",
+        default=default(DEFAULT_SOCKET),
+        help=f"the agent's socket (default: {DEFAULT_SOCKET})",
+    )
+    parser.add_argument(
+        "-o", "--output", choices=["table", "json"], default=default("table"), help="for people or for scripts"
+    )
+    parser.add_argument(
+        "-v", "--verbose", action="store_true", default=default(False), help="print each call as a curl command first"
+    )
+    parser.add_argument(
+        "--no-color", action="store_true", default=default(False), help="no colours; also by the variable NO_COLOR"
+    )
+
+
+def _add_operation(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--timeout", type=duration, metavar="DURATION", help='roll back when it takes longer, e.g. "10m"'
+    )
+    parser.add_argument("--stability", type=duration, metavar="DURATION", help="how long the result must stay true")
+    parser.add_argument("--dry-run", action="store_true", help="show the plan with its estimates and change nothing")
+    parser.add_argument("--detach", action="store_true", help="do not follow it; print its id")
+    parser.add_argument("-y", "--yes", action="store_true", help="do not ask for confirmation on a terminal")
+    parser.add_argument(
+        "--idempotency-key", metavar="KEY", help="asking again with the same key is the same operation, not another"
+    )
+    _add_reconnect(parser)
+
+
+def _add_reconnect(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--reconnect",
+        type=duration,
+        metavar="DURATION",
+        default=DEFAULT_RECONNECT,
+        help=f"how long to wait for an agent that went away while watching (default: {DEFAULT_RECONNECT})",
+    )

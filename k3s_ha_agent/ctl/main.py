@@ -1,0 +1,65 @@
+"""The entry point of ``k3s-ha-agentctl``: from the command line to an exit code."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from k3s_ha_agent.ctl import words
+from k3s_ha_agent.ctl.arguments import build_parser
+from k3s_ha_agent.ctl.client import Client, Problem
+from k3s_ha_agent.ctl.commands import CHECKS, COMMANDS, INTERRUPTED, Arguments, again
+from k3s_ha_agent.ctl.output import Output
+from k3s_ha_agent.errors import AgentError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit codes are those of errors.py and of ``--help``."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A sign the terminal has not got must not stop a rollback from being reported.
+            stream.reconfigure(errors="replace")
+    parsed = build_parser().parse_args(arguments)
+    output = Output(as_json=parsed.output == "json", no_color=parsed.no_color)
+    client = Client(parsed.socket, output.note if parsed.verbose else None)
+    try:
+        return COMMANDS[parsed.command](parsed, client, output)
+    except Problem as problem:
+        return _problem(problem, parsed, output)
+    except AgentError as error:
+        document = {"code": error.code, "title": error.title, "detail": error.detail, "next_step": error.next_step}
+        if output.as_json:
+            output.json(document)
+        _complain(document, output)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has left; Python would complain once more while it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _problem(problem: Problem, arguments: Arguments, output: Output) -> int:
+    document = dict(problem.document)
+    if output.as_json:
+        output.json(document)
+    elif document.get("checks"):
+        output.table(CHECKS, words.check_rows(document["checks"]))
+    if document.get("code") == "operation-in-progress" and document.get("operation"):
+        document["next_step"] = f"Watch it: {again(arguments, 'watch', str(document['operation']))}"
+    _complain(document, output)
+    return problem.exit_code
+
+
+def _complain(document: Mapping[str, Any], output: Output) -> None:
+    output.note(f"error: {document.get('detail') or document.get('title') or 'the agent refused'}")
+    if document.get("next_step"):
+        output.note(f"  next: {document['next_step']}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

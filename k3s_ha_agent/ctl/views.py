@@ -1,0 +1,150 @@
+"""Two ways to look at an operation while it runs: a live picture, or plain lines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+from k3s_ha_agent.ctl import words
+from k3s_ha_agent.ctl.follow import Update
+from k3s_ha_agent.ctl.output import COLOURS, Output, clean
+from k3s_ha_agent.durations import format_duration
+
+if TYPE_CHECKING:
+    from rich.console import Group, RenderableType
+    from rich.table import Table
+
+BAR_WIDTH = 30
+MARKS = {
+    "pending": "·",
+    "doing": "▸",
+    "done": "✓",
+    "failed": "✗",
+    "undoing": "◂",
+    "undone": "↩",
+    "undo_failed": "✗",
+}
+ENDED = {"done", "failed", "undone", "undo_failed"}
+
+
+class View(Protocol):
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def show(self, update: Update) -> None: ...
+
+
+class Silent:
+    """For ``-o json``: only the end is printed, by somebody else."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+    def show(self, update: Update) -> None:
+        return None
+
+
+class PlainView(Silent):
+    """One line for each thing that happened."""
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+        self._status: dict[str, str] = {}
+        self._tenths: dict[str, int] = {}
+        self._away = False
+
+    def show(self, update: Update) -> None:
+        if (update.away is not None) != self._away:
+            self._away = not self._away
+            self._output.line("the agent is away; waiting for it" if self._away else "the agent is back")
+        for decision in update.decisions:
+            self._output.line(decision)
+        for step in update.operation["steps"]:
+            self._show_step(step)
+
+    def _show_step(self, step: Mapping[str, Any]) -> None:
+        name, status = step["name"], step["status"]
+        if status != self._status.get(name, "pending"):
+            self._status[name] = status
+            remark = words.took(step) if status in ENDED else ""
+            error = f": {step['error']}" if step.get("error") and status in ("failed", "undo_failed") else ""
+            self._output.line(f"{name} {status}{f' in {remark}' if remark else ''}{error}")
+        elif status in ("doing", "undoing") and step.get("progress") and step["progress"]["total"]:
+            # Ten lines are enough for a step that counts a million keys.
+            tenth = step["progress"]["done"] * 10 // step["progress"]["total"]
+            if tenth != self._tenths.get(name):
+                self._tenths[name] = tenth
+                self._output.line(f"{name} {words.progress(step)}")
+
+
+class LiveView:
+    """The steps as a list that is drawn anew, with a bar where something is counted."""
+
+    def __init__(self, output: Output) -> None:
+        from rich.live import Live
+
+        self._decision = ""
+        self._live = Live(console=output.console(), auto_refresh=False)
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._live.stop()
+
+    def show(self, update: Update) -> None:
+        if update.decisions:
+            self._decision = update.decisions[-1]
+        self._live.update(self._picture(update), refresh=True)
+
+    def _picture(self, update: Update) -> Group:
+        from rich.console import Group
+        from rich.text import Text
+
+        operation = update.operation
+        head = f"{operation['kind']} {operation['id']}   {format_duration(round(words.elapsed(operation)))}"
+        if not words.finished(operation):
+            head += f"   {words.left(operation)}"
+        parts: list[RenderableType] = [Text(head, style="bold"), self._steps(operation)]
+        if update.away is not None:
+            away = format_duration(round(update.away))
+            parts.append(Text(f"The agent has been away for {away}; waiting for it.", style="yellow"))
+        elif self._decision:
+            parts.append(Text(clean(self._decision), style="dim"))
+        return Group(*parts)
+
+    def _steps(self, operation: Mapping[str, Any]) -> Table:
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table.grid(padding=(0, 2, 0, 0))
+        for step in operation["steps"]:
+            status = step["status"]
+            style = COLOURS.get(status, "dim")
+            running = status in ("doing", "undoing")
+            middle: RenderableType = Text("" if status in ("pending", "done") else status, style=style)
+            if running and step.get("progress") and step["progress"]["total"]:
+                done, total = step["progress"]["done"], step["progress"]["total"]
+                middle = ProgressBar(total=total, completed=done, width=BAR_WIDTH)
+            detail = words.progress(step) if running else words.took(step)
+            table.add_row(Text(MARKS.get(status, "?"), style=style), Text(step["name"]), middle, Text(detail))
+        return table
+
+
+def view_for(output: Output) -> View:
+    if output.as_json:
+        return Silent()
+    return LiveView(output) if output.live else PlainView(output)

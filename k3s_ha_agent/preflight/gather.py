@@ -1,0 +1,263 @@
+"""Finding out everything a Subject holds. Nothing below k3s's data dir is changed.
+
+Each source has its own time limit; one that does not answer is ``Missing`` and costs the checks
+that need it, not the others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from k3s_ha_agent.host import addresses, resources
+from k3s_ha_agent.host.resources import FsyncProbe
+from k3s_ha_agent.host.units import Units, UnitState
+from k3s_ha_agent.k3s import configuration as k3s_configuration
+from k3s_ha_agent.k3s.apiserver import Apiserver, Node, Readiness
+from k3s_ha_agent.k3s.configuration import Configuration, drop_in_path
+from k3s_ha_agent.k3s.etcd import EtcdClient, Member
+from k3s_ha_agent.k3s.kine import KineSummary
+from k3s_ha_agent.k3s.layout import Layout
+from k3s_ha_agent.k3s.version import Version
+from k3s_ha_agent.model import Datastore, Kind, Operation
+from k3s_ha_agent.preflight import binary, files, identity, ports, sqlite_copy, tokens
+from k3s_ha_agent.preflight.addresses import default_address
+from k3s_ha_agent.preflight.answers import LIMIT, answer
+from k3s_ha_agent.preflight.files import FileFacts, nearest
+from k3s_ha_agent.preflight.results import Missing
+from k3s_ha_agent.preflight.subject import Addresses, Place, Places, PreImage, Subject, TokenFacts
+from k3s_ha_agent.settings import RESCUE_TIMER, Settings
+
+T = TypeVar("T")
+
+COPY_LIMIT = 1800.0
+"""Seconds for copying and checking the SQLite database; databases of 12 GB exist (M13)."""
+PROBE_LIMIT = 180.0
+"""Seconds for the fsync probe: on the slowest cards one fsync takes a second."""
+PRE_IMAGE_LIMIT = 1800.0
+"""Seconds for hashing a pre-image."""
+
+PreImageReader = Callable[[Sequence[Operation]], PreImage | Missing]
+"""Finds and verifies the pre-image a rollback would use, given every operation; blocks."""
+
+OTHER_KIND = Missing("Not looked at for this kind of operation.")
+
+
+async def gather(
+    settings: Settings,
+    units: Units,
+    kind: Kind,
+    *,
+    history: Sequence[Operation] = (),
+    pre_image_of: PreImageReader | None = None,
+    accept_slow_disk: bool = False,
+) -> Subject:
+    """What the checks of ``kind`` look at. Takes as long as a copy of the database takes.
+
+    ``history`` is every operation there is, finished or not; ``pre_image_of`` is needed for a
+    rollback.
+    """
+    layout = Layout(settings.data_dir)
+    migrate = kind is Kind.MIGRATE
+    unit = await answer(f"The state of {settings.unit}", units.state(settings.unit), see="unit")
+    configuration = await read_configuration(settings, unit)
+    found = await _thread(f"What is below {layout.server}", _look_at_files, settings, layout, unit, configuration)
+    # The disk is measured before the copy is made: ours must not be the load that is found.
+    fsync = await _probe(settings, layout) if migrate else OTHER_KIND
+    name = await asyncio.to_thread(identity.node_name, configuration, settings.root)
+    summary, api = await asyncio.gather(
+        _summary(settings, layout, found) if migrate else _nothing(),
+        ask_apiserver(layout, identity.api_port(configuration), name),
+    )
+    return Subject(
+        kind=kind,
+        settings=settings,
+        layout=layout,
+        unit=unit,
+        configuration=configuration,
+        version=await k3s_version(unit),
+        running_version=api.version,
+        files=found,
+        kine=summary,
+        places=await _thread("The free room on the disks", _places, settings, layout),
+        memory=await _thread("The free memory", resources.memory),
+        listeners=await _thread("Who listens on etcd's ports", resources.listening, ports.ALL),
+        fsync=fsync,
+        addresses=await _thread("The addresses of this machine", _addresses),
+        clock_synchronised=await _thread("The state of the clock", _synchronised),
+        server_token=await _thread("The server token", tokens.server_token, layout, see="token"),
+        configured_tokens=await _tokens(configuration),
+        server_ca_hash=await _thread("The CA of the cluster", tokens.server_ca_hash, layout, see="credentials"),
+        node_name=name,
+        node=api.node,
+        api_ready=api.ready,
+        members=OTHER_KIND if migrate else await ask_members(layout),
+        rescue_armed=await answer("The rescue's timer", armed(units), see="unit"),
+        unfinished=next((operation.id for operation in history if operation.outcome is None), None),
+        pre_image=OTHER_KIND if migrate else await _pre_image(pre_image_of, history),
+        accept_slow_disk=accept_slow_disk,
+    )
+
+
+# --- k3s -----------------------------------------------------------------------------------------
+
+
+async def read_configuration(settings: Settings, unit: UnitState | Missing) -> Configuration | Missing:
+    """k3s's configuration as the unit, its environment and the YAML files say it."""
+    if isinstance(unit, Missing):
+        return unit
+    if unit.load_state != "loaded":
+        return Missing(f"{unit.name} is {unit.load_state}, so k3s's configuration is not known.", "unit")
+    return await answer(
+        "k3s's configuration",
+        asyncio.to_thread(
+            k3s_configuration.read,
+            unit.exec_start,
+            unit.environment,
+            unit.environment_files,
+            settings.root,
+            settings.k3s_config,
+            unit=unit.name,
+        ),
+        see="configuration",
+    )
+
+
+async def k3s_version(unit: UnitState | Missing) -> Version | Missing:
+    if isinstance(unit, Missing):
+        return unit
+    if unit.load_state != "loaded":
+        return Missing(f"{unit.name} is {unit.load_state}, so the version of k3s is not known.", "unit")
+    return await answer("The version of k3s", binary.version(unit.exec_start), see="version")
+
+
+class ApiAnswers(NamedTuple):
+    ready: Readiness | Missing
+    node: Node | Missing
+    version: str | Missing
+
+
+async def ask_apiserver(layout: Layout, port: int, name: str, *, limit: float = LIMIT) -> ApiAnswers:
+    """Whether it is ready, this server's Node and its version; each Missing when it does not say."""
+    api = await answer(
+        "The API server",
+        asyncio.to_thread(Apiserver.from_layout, layout, port, timeout=limit),
+        see="credentials",
+        limit=limit,
+    )
+    if isinstance(api, Missing):
+        return ApiAnswers(api, api, api)
+    async with api:
+        return ApiAnswers(
+            *await asyncio.gather(
+                answer("Whether the API server is ready", api.readyz(), see="node", limit=limit + 1),
+                answer(f"Node {name}", api.node(name), see="node", limit=limit + 1),
+                answer("The version of the API server", api.version(), see="node", limit=limit + 1),
+            )
+        )
+
+
+async def ask_members(layout: Layout) -> tuple[Member, ...] | Missing:
+    client = await answer(
+        "The members of etcd", asyncio.to_thread(EtcdClient.from_layout, layout, timeout=LIMIT), see="sole-member"
+    )
+    if isinstance(client, Missing):
+        return client
+    async with client:
+        members = await answer("The members of etcd", client.members(), see="sole-member")
+    return members if isinstance(members, Missing) else tuple(members)
+
+
+async def _tokens(configuration: Configuration | Missing) -> tuple[TokenFacts, ...] | Missing:
+    if isinstance(configuration, Missing):
+        return configuration
+    return await _thread("The configured token", tokens.configured_tokens, configuration, see="token")
+
+
+async def _summary(settings: Settings, layout: Layout, found: FileFacts | Missing) -> KineSummary | Missing:
+    if isinstance(found, Missing):
+        return found
+    if found.datastore is not Datastore.SQLITE:
+        return Missing(found.datastore_detail, "datastore")
+    return await answer(
+        "What the SQLite database holds",
+        sqlite_copy.summarize(layout.state_db, found.sqlite_bytes, settings.state_dir),
+        limit=COPY_LIMIT,
+        see="sqlite",
+    )
+
+
+async def _pre_image(read: PreImageReader | None, history: Sequence[Operation]) -> PreImage | Missing:
+    if read is None:
+        return Missing("Nobody can read pre-images here.", "pre-image")
+    return await answer("The pre-image", asyncio.to_thread(read, history), limit=PRE_IMAGE_LIMIT, see="pre-image")
+
+
+# --- the machine -----------------------------------------------------------------------------------
+
+
+def _look_at_files(
+    settings: Settings, layout: Layout, unit: UnitState | Missing, configuration: Configuration | Missing
+) -> FileFacts:
+    read: list[Path] = []
+    if not isinstance(unit, Missing):
+        fragment = [unit.fragment_path] if unit.fragment_path is not None else []
+        read += [*fragment, *unit.drop_in_paths, *unit.environment_files]
+    if not isinstance(configuration, Missing):
+        read += [Path(source) for source in configuration.config_sources]
+    return files.read(
+        layout,
+        drop_in=drop_in_path(settings.k3s_config),
+        gate=settings.gate,
+        state_dir=settings.state_dir,
+        read_at_start=read,
+    )
+
+
+def _places(settings: Settings, layout: Layout) -> Places:
+    def place(path: Path) -> Place:
+        return Place(path, resources.disk(nearest(path)))
+
+    return Places(
+        db=place(layout.db),
+        state=place(settings.state_dir),
+        systemd=place(settings.gate.parent),
+        config=place(drop_in_path(settings.k3s_config).parent),
+    )
+
+
+async def _probe(settings: Settings, layout: Layout) -> FsyncProbe | Missing:
+    """On the file system of ``server/db``, but not in it where our own state dir shares it."""
+
+    def probe() -> FsyncProbe:
+        ours, theirs = nearest(settings.state_dir), nearest(layout.db)
+        return resources.fsync_probe(ours if ours.stat().st_dev == theirs.stat().st_dev else theirs)
+
+    return await answer("The speed of fsync", asyncio.to_thread(probe), limit=PROBE_LIMIT, see="slow-disk")
+
+
+def _addresses() -> Addresses:
+    found = addresses.addresses()
+    return Addresses(
+        local=tuple(str(each.address) for each in found),
+        dynamic=tuple(str(each.address) for each in found if each.dynamic),
+        default=default_address(Path("/proc/net/route").read_text(), found),
+    )
+
+
+def _synchronised() -> bool:
+    return resources.clock_synchronised()
+
+
+async def armed(units: Units) -> bool:
+    return (await units.state(RESCUE_TIMER)).active_state == "active"
+
+
+async def _thread(what: str, question: Callable[..., T], *args: object, see: str = "") -> T | Missing:
+    return await answer(what, asyncio.to_thread(question, *args), see=see)
+
+
+async def _nothing() -> Missing:
+    return OTHER_KIND

@@ -1,0 +1,140 @@
+"""Each check refuses or warns for its reason, and no other check does for that reason."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from k3s_ha_agent.k3s.configuration import effective
+from k3s_ha_agent.k3s.kine import KineSummary
+from k3s_ha_agent.k3s.version import Version
+from k3s_ha_agent.model import CheckStatus, Kind
+from k3s_ha_agent.preflight.ports import needed
+from k3s_ha_agent.preflight.run import registry, run
+from k3s_ha_agent.preflight.subject import Addresses
+from tests.unit.preflight.cases import CASES, Case
+from tests.unit.preflight.subjects import CONFIG, GIB, configuration, files, good
+
+BOTH = (Kind.MIGRATE, Kind.ROLLBACK)
+
+
+@pytest.mark.parametrize("kind", BOTH)
+async def test_a_good_server_passes_every_check(kind: Kind, summary: KineSummary) -> None:
+    results = await run(kind, good(kind, summary))
+    assert {r.name: r.found for r in results if r.status is not CheckStatus.OK} == {}
+    assert all(r.found.endswith(".") for r in results), [r.found for r in results]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.label)
+async def test_only_that_check_objects(case: Case, summary: KineSummary) -> None:
+    results = await run(case.kind, case.change(good(case.kind, summary)))
+    objections = {r.name: r.status for r in results if r.status is not CheckStatus.OK}
+    assert objections == {case.check: case.status}, results
+    (result,) = (r for r in results if r.name == case.check)
+    said = f"{result.found} {result.needs} {result.remedy}"
+    for word in case.words:
+        assert word in said
+    assert result.found and result.needs and result.remedy
+    assert "secret" not in said.replace("k3s secrets-encrypt", "").replace("Secrets", "")
+
+
+def test_every_check_has_a_case_for_all_it_can_say() -> None:
+    said = {(case.check, case.kind, case.status) for case in CASES}
+    for check in registry():
+        for kind in check.kinds:
+            for status, text in (
+                (CheckStatus.REFUSED, check.about.refuses),
+                (CheckStatus.WARNED, check.about.warns),
+            ):
+                assert ((check.name, kind, status) in said) == bool(text), (check.name, kind, status)
+
+
+def test_every_check_says_what_to_do_and_why() -> None:
+    for check in registry():
+        assert check.about.looks_at and check.about.remedy and check.about.facts, check.name
+        assert check.kinds, check.name
+
+
+@pytest.mark.parametrize(
+    ("flags", "name"),
+    [
+        (["--etcd-arg=quota-backend-bytes=-1"], "quota"),
+        (["--etcd-arg=quota-backend-bytes=0"], "quota"),
+        (["--etcd-arg=quota-backend-bytes=5", "--etcd-arg=quota-backend-bytes=8589934592"], "quota"),
+        (["--etcd-arg=max-request-bytes=2097152"], "request-size"),
+    ],
+)
+async def test_etcd_arguments_are_honoured(flags: list[str], name: str, summary: KineSummary) -> None:
+    big = dataclasses.replace(summary, biggest_bytes=1_700_000) if name == "request-size" else summary
+    changed = dataclasses.replace(good(Kind.MIGRATE, big), configuration=configuration(*flags))
+    results = await run(Kind.MIGRATE, changed)
+    assert next(r.status for r in results if r.name == name) is CheckStatus.OK
+
+
+async def test_a_larger_quota_lets_larger_data_pass(summary: KineSummary) -> None:
+    large = dataclasses.replace(summary, live_rows=100_000, live_bytes=GIB)
+    subject = dataclasses.replace(
+        good(Kind.MIGRATE, large), configuration=configuration("--etcd-arg=quota-backend-bytes=8589934592")
+    )
+    results = await run(Kind.MIGRATE, subject)
+    assert next(r.status for r in results if r.name == "quota") is CheckStatus.OK
+
+
+@pytest.mark.parametrize(
+    "yaml",
+    [
+        {CONFIG: "cluster-init: false\n"},
+        {f"{CONFIG}.d/a.yaml": "cluster-init: false\n"},
+        {CONFIG: "cluster-reset: false\nserver: ''\ndatastore-endpoint: ''\n"},
+    ],
+)
+async def test_what_is_switched_off_or_empty_does_no_harm(yaml: dict[str, str], summary: KineSummary) -> None:
+    subject = dataclasses.replace(good(Kind.MIGRATE, summary), configuration=configuration(yaml=yaml))
+    results = await run(Kind.MIGRATE, subject)
+    assert {r.name for r in results if r.status is not CheckStatus.OK} == set()
+
+
+async def test_an_overridden_external_datastore_is_refused_too(summary: KineSummary) -> None:
+    yaml = {CONFIG: "datastore-endpoint: mysql://x\n", f"{CONFIG}.d/b.yaml": "datastore-endpoint: ''\n"}
+    subject = dataclasses.replace(good(Kind.MIGRATE, summary), configuration=configuration(yaml=yaml))
+    results = await run(Kind.MIGRATE, subject)
+    assert [r.name for r in results if r.status is CheckStatus.REFUSED] == ["external-datastore"]
+
+
+@pytest.mark.parametrize(
+    ("node_ip", "status"),
+    [("10.99.0.11,2001:db8::11", CheckStatus.OK), ("2001:db8::11,10.99.0.11", CheckStatus.WARNED)],
+)
+async def test_dual_stack_wants_ipv4_first(node_ip: str, status: CheckStatus, summary: KineSummary) -> None:
+    argv = ["/usr/local/bin/k3s", "server", "--node-ip", node_ip]
+    subject = dataclasses.replace(
+        good(Kind.MIGRATE, summary),
+        configuration=effective(argv, [], []),
+        addresses=Addresses(("10.99.0.11", "2001:db8::11"), (), None),
+    )
+    results = await run(Kind.MIGRATE, subject)
+    assert next(r.status for r in results if r.name == "dual-stack") is status
+
+
+async def test_encrypted_secrets_at_rest_pass(summary: KineSummary) -> None:
+    for stage in (None, "start", "reencrypt_finished"):
+        subject = files(good(Kind.MIGRATE, summary), encryption=True, encryption_stage=stage)
+        results = await run(Kind.MIGRATE, subject)
+        assert next(r.status for r in results if r.name == "secrets-encryption") is CheckStatus.OK
+
+
+@pytest.mark.parametrize(
+    ("version", "temporary"),
+    [
+        ("v1.22.2+k3s1", True),
+        ("v1.34.3+k3s1", True),
+        ("v1.34.3+k3s3", False),
+        ("v1.34.4+k3s1", False),
+        ("v1.35.0+k3s1", True),
+        ("v1.35.1+k3s1", False),
+        ("v1.33.9+k3s1", True),
+    ],
+)
+def test_ports_of_the_temporary_etcd_by_version(version: str, temporary: bool) -> None:
+    assert (2399 in needed(Version.parse(version))) == temporary
