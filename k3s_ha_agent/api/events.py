@@ -21,6 +21,8 @@ from k3s_ha_agent.api.service import LOOK_AGAIN, Service, gone
 from k3s_ha_agent.api.view import show
 from k3s_ha_agent.model import Event
 
+LAST_EVENT = 2.0
+"""Seconds of silence after which the events of a finished operation are over, even without the last."""
 HEADERS = {"Content-Type": "text/event-stream; charset=utf-8", "X-Accel-Buffering": "no"}
 
 log = structlog.get_logger("k3s_ha_agent.api")
@@ -49,7 +51,7 @@ class EventCalls:
             await response.prepare(request)
             try:
                 await self._send(b"retry: 1000\n\n", response)
-                await self._relay(self._manager.events(operation.id, after), request, response)
+                await self._relay(operation.id, after, request, response)
             except (ConnectionError, TimeoutError):
                 log.debug("A caller stopped reading the events of an operation.", operation=operation.id)
                 # What it did not read is not waited for either.
@@ -60,8 +62,9 @@ class EventCalls:
                 log.exception("The events of an operation could not be sent; this is a bug.", operation=operation.id)
             return response
 
-    async def _relay(self, events: AsyncIterator[Event], request: web.Request, response: web.StreamResponse) -> None:
+    async def _relay(self, operation_id: str, after: int, request: web.Request, response: web.StreamResponse) -> None:
         """Send events until they end, the caller goes, or the agent stops."""
+        events = self._manager.events(operation_id, after)
         clock = asyncio.get_running_loop().time
         keep_alive = self._service.limits.keep_alive
         last_sent = clock()
@@ -79,6 +82,8 @@ class EventCalls:
                         coming = None
                     await self._send(encode(event), response)
                     last_sent = clock()
+                elif self._over(operation_id, clock() - last_sent):
+                    return
                 elif clock() - last_sent >= keep_alive:
                     await self._send(b": keep-alive\n\n", response)
                     last_sent = clock()
@@ -89,6 +94,10 @@ class EventCalls:
             close = getattr(events, "aclose", None)
             if close is not None:
                 await close()
+
+    def _over(self, operation_id: str, silence: float) -> bool:
+        """True when nothing can come any more: the rescue ends an operation without telling an event."""
+        return silence >= LAST_EVENT and self._manager.get(operation_id).outcome is not None
 
     async def _send(self, data: bytes, response: web.StreamResponse) -> None:
         async with asyncio.timeout(self._service.limits.write_timeout):

@@ -135,7 +135,8 @@ def _durations(operation: Operation) -> Iterator[tuple[str, float]]:
 
 def add_pre_image(text: Text, backups: Iterable[Mapping[str, Any]], now: float) -> None:
     text.family("pre_image_age_seconds", "gauge", "Age of the newest kept pre-image; absent without one.")
-    created = [datetime.fromisoformat(backup["created_at"]).timestamp() for backup in backups]
+    times = [backup["created_at"] for backup in backups if backup["created_at"] is not None]
+    created = [datetime.fromisoformat(time).timestamp() for time in times]
     if created:
         text.sample("pre_image_age_seconds", round(max(0.0, now - max(created)), 3))
 

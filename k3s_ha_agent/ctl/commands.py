@@ -130,7 +130,7 @@ def _operate(kind: str, body: Mapping[str, Any], arguments: Arguments, client: C
         return INTERRUPTED
     if arguments.dry_run:
         _print_plan(answer, output)
-        return 0
+        return 5 if answer["would_be_refused"] else 0
     if arguments.detach:
         if output.as_json:
             output.json(answer)
@@ -149,23 +149,22 @@ def _confirmed(kind: str, arguments: Arguments, output: Output) -> bool:
 
 
 def _print_plan(plan: Mapping[str, Any], output: Output) -> None:
-    """The answer to a dry run: steps and checks as tables, the rest as names and values."""
+    """The answer to a dry run: checks and steps as tables, the rest as names and values."""
     if output.as_json:
         output.json(plan)
         return
-    rest: list[tuple[str, str]] = []
-    for name, value in plan.items():
-        if name == "checks":
-            output.table(CHECKS, words.check_rows(value))
-        elif name == "steps":
-            names = [step if isinstance(step, str) else step["name"] for step in value]
-            output.table(("", "step"), [(str(n), step) for n, step in enumerate(names, 1)])
-        elif isinstance(value, Mapping):
-            rest += [(f"{name}.{key}".replace("_", " "), str(inner)) for key, inner in value.items()]
-        else:
-            rest.append((name.replace("_", " "), str(value)))
-    output.facts(rest)
-    output.line("This was a dry run: nothing was changed.")
+    output.table(CHECKS, words.check_rows(plan["checks"]))
+    output.table(
+        ("", "step", ""),
+        [
+            (str(n), step["name"], "after the commitment" if step["after_commitment"] else "")
+            for n, step in enumerate(plan["steps"], 1)
+        ],
+    )
+    groups = [name for name, value in plan.items() if isinstance(value, Mapping)]
+    output.facts(words.named(name, value) for group in groups for name, value in plan[group].items())
+    refused = f" It would be refused: {', '.join(plan['refused_by'])}." if plan["would_be_refused"] else ""
+    output.line(f"This was a dry run: nothing was changed.{refused}")
 
 
 def operations(arguments: Arguments, client: Client, output: Output) -> int:

@@ -1,7 +1,8 @@
 """Following an operation to its end, also across a restart of the agent.
 
 The record is the truth and is asked for again whenever something happened and at least every half
-second; the event stream says when, and carries the decisions in words. When the agent goes away the
+second; the event stream says when, and tells what the record does not keep: each transition, and the
+decisions in words. When the agent goes away the
 operation may well go on (it resumes it, or the rescue ends it), so it is waited for.
 """
 
@@ -15,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from k3s_ha_agent.ctl import words
-from k3s_ha_agent.ctl.client import Client, Problem
+from k3s_ha_agent.ctl.client import Client, Problem, ServerEvent
 from k3s_ha_agent.durations import format_duration
 from k3s_ha_agent.errors import AgentUnreachable, Forbidden
 
@@ -28,10 +29,13 @@ LAST_EVENTS = 2.0
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Update:
-    """What is known now. ``away``: seconds since the agent stopped answering, None while it answers."""
+    """What is known now, and the events since the last update.
+
+    ``away``: seconds since the agent stopped answering, None while it answers.
+    """
 
     operation: Mapping[str, Any]
-    decisions: tuple[str, ...] = ()
+    events: tuple[ServerEvent, ...] = ()
     away: float | None = None
 
 
@@ -42,7 +46,7 @@ class EventReader:
         self.last_id = last_id
         self._client = client
         self._target = target
-        self._happened: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._happened: queue.SimpleQueue[ServerEvent | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
 
@@ -53,8 +57,8 @@ class EventReader:
     def join(self, timeout: float) -> None:
         self._thread.join(timeout)
 
-    def wait(self, timeout: float) -> tuple[str, ...]:
-        """Wait until something happened, at most ``timeout`` seconds; the decisions there were."""
+    def wait(self, timeout: float) -> tuple[ServerEvent, ...]:
+        """Wait until something happened, at most ``timeout`` seconds; the events that came."""
         try:
             first = self._happened.get(timeout=timeout)
         except queue.Empty:
@@ -63,14 +67,13 @@ class EventReader:
         found = [first]
         while not self._happened.empty():
             found.append(self._happened.get())
-        return tuple(text for text in found if text is not None)
+        return tuple(event for event in found if event is not None)
 
     def _read(self) -> None:
         try:
             for event in self._client.events(self._target, self.last_id):
                 self.last_id = event.id or self.last_id
-                sentence = event.data.get("data", {}).get("sentence") if event.type == "decision" else None
-                self._happened.put(sentence)
+                self._happened.put(event)
         except (AgentUnreachable, Forbidden, Problem):
             # Asking for the record next finds out what is the matter, and says so.
             self._happened.put(None)
@@ -116,9 +119,9 @@ def is_away(error: AgentUnreachable | Problem) -> bool:
     return isinstance(error, AgentUnreachable) or error.document.get("code") == "unavailable"
 
 
-def _rest(client: Client, target: str, reader: EventReader | None) -> tuple[str, ...]:
-    """Decisions that were made up to the end and not told yet."""
-    told: tuple[str, ...] = ()
+def _rest(client: Client, target: str, reader: EventReader | None) -> tuple[ServerEvent, ...]:
+    """Events up to the end that were not told yet."""
+    told: tuple[ServerEvent, ...] = ()
     if reader is None or not reader.alive:
         told = () if reader is None else reader.wait(0)
         reader = EventReader(client, target, None if reader is None else reader.last_id)

@@ -25,7 +25,7 @@ MARKS = {
     "undone": "↩",
     "undo_failed": "✗",
 }
-ENDED = {"done", "failed", "undone", "undo_failed"}
+RUNNING = {"doing", "undoing"}
 
 
 class View(Protocol):
@@ -58,7 +58,7 @@ class PlainView(Silent):
 
     def __init__(self, output: Output) -> None:
         self._output = output
-        self._status: dict[str, str] = {}
+        self._began: dict[str, str] = {}
         self._tenths: dict[str, int] = {}
         self._away = False
 
@@ -66,24 +66,30 @@ class PlainView(Silent):
         if (update.away is not None) != self._away:
             self._away = not self._away
             self._output.line("the agent is away; waiting for it" if self._away else "the agent is back")
-        for decision in update.decisions:
-            self._output.line(decision)
+        for event in update.events:
+            data = event.data.get("data", {})
+            if event.type == "decision":
+                self._output.line(data["sentence"])
+            elif event.type == "step":
+                self._show_transition(data["step"], data["status"], data.get("error"), event.data["time"])
         for step in update.operation["steps"]:
-            self._show_step(step)
+            self._show_progress(step)
 
-    def _show_step(self, step: Mapping[str, Any]) -> None:
-        name, status = step["name"], step["status"]
-        if status != self._status.get(name, "pending"):
-            self._status[name] = status
-            remark = words.took(step) if status in ENDED else ""
-            error = f": {step['error']}" if step.get("error") and status in ("failed", "undo_failed") else ""
-            self._output.line(f"{name} {status}{f' in {remark}' if remark else ''}{error}")
-        elif status in ("doing", "undoing") and step.get("progress") and step["progress"]["total"]:
+    def _show_transition(self, name: str, status: str, error: str | None, time: str) -> None:
+        line = f"{name} {status}"
+        if status in RUNNING:
+            self._began[name] = time
+        elif name in self._began:
+            line += f" in {format_duration(max(0.0, words.seconds_between(self._began[name], time)))}"
+        self._output.line(f"{line}: {error}" if error else line)
+
+    def _show_progress(self, step: Mapping[str, Any]) -> None:
+        if step["status"] in RUNNING and step.get("progress") and step["progress"]["total"]:
             # Ten lines are enough for a step that counts a million keys.
             tenth = step["progress"]["done"] * 10 // step["progress"]["total"]
-            if tenth != self._tenths.get(name):
-                self._tenths[name] = tenth
-                self._output.line(f"{name} {words.progress(step)}")
+            if tenth != self._tenths.get(step["name"]):
+                self._tenths[step["name"]] = tenth
+                self._output.line(f"{step['name']} {words.progress(step)}")
 
 
 class LiveView:
@@ -105,8 +111,9 @@ class LiveView:
         self._live.stop()
 
     def show(self, update: Update) -> None:
-        if update.decisions:
-            self._decision = update.decisions[-1]
+        for event in update.events:
+            if event.type == "decision":
+                self._decision = event.data["data"]["sentence"]
         self._live.update(self._picture(update), refresh=True)
 
     def _picture(self, update: Update) -> Group:
@@ -134,7 +141,7 @@ class LiveView:
         for step in operation["steps"]:
             status = step["status"]
             style = COLOURS.get(status, "dim")
-            running = status in ("doing", "undoing")
+            running = status in RUNNING
             middle: RenderableType = Text("" if status in ("pending", "done") else status, style=style)
             if running and step.get("progress") and step["progress"]["total"]:
                 done, total = step["progress"]["done"], step["progress"]["total"]

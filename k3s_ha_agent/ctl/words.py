@@ -10,7 +10,7 @@ from k3s_ha_agent.durations import format_duration
 
 Json = Mapping[str, Any]
 
-EXIT_CODES = {"succeeded": 0, "rolled_back": 3, "rollback_failed": 4, "refused": 5}
+EXIT_CODES = {"succeeded": 0, "rolled_back": 3, "rollback_failed": 3, "refused": 5}
 
 
 def finished(operation: Json) -> bool:
@@ -89,6 +89,18 @@ def progress(step: Json) -> str:
     if unit == "seconds":
         return f"{format_duration(done)} of {format_duration(total)}"
     return f"{done} of {total} {unit}"
+
+
+def named(name: str, value: Any) -> tuple[str, str]:
+    """A name and a value as the API gives them, for people."""
+    words = name.removesuffix("_seconds").removesuffix("_bytes").replace("_", " ")
+    if value is None:
+        return words, "unknown"
+    if name.endswith("_seconds"):
+        return words, format_duration(value)
+    if name.endswith("_bytes"):
+        return name.replace("_", " "), in_bytes(value)
+    return words, str(value)
 
 
 def in_bytes(count: float) -> str:

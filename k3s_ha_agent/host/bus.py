@@ -100,8 +100,12 @@ class Connection:
     def manager(self, method: str, *args: Any) -> Any:
         return getattr(self._manager, method)(*args, timeout=self.left())
 
-    def properties(self, path: str, interface: str) -> dict[str, Any]:
-        """All properties of one interface of an object."""
+    def properties(self, path: str) -> dict[str, Any]:
+        """All properties of all interfaces of an object, read in one moment.
+
+        The empty interface name means all of them to systemd (sd-bus; ``systemctl show`` asks the same
+        way). One call for each interface would show a unit that changes in between in two states at once.
+        """
         proxy = self._properties.get(path)
         if proxy is None:
             proxy = self._bus.get(SYSTEMD, path, timeout=self.left())[PROPERTIES]
@@ -109,7 +113,7 @@ class Connection:
             if len(self._properties) > _KEPT_PROXIES:
                 self._properties.popitem(last=False)
         self._properties.move_to_end(path)
-        found: dict[str, Any] = proxy.GetAll(interface, timeout=self.left())
+        found: dict[str, Any] = proxy.GetAll("", timeout=self.left())
         return found
 
     def dispatch(self) -> None:

@@ -99,7 +99,7 @@ def fields_of(level: str, event: Mapping[str, Any]) -> dict[str, str]:
         "SYSLOG_IDENTIFIER": IDENTIFIER,
     }
     for key, value in event.items():
-        if key not in ("event", "level", "timestamp", "exc_info") and value is not None:
+        if key not in ("event", "level", "timestamp", "exc_info", "exception") and value is not None:
             fields[field_name(key)] = str(value)
     if event.get("exception"):
         fields["MESSAGE"] += "\n" + str(event["exception"])

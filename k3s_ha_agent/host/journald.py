@@ -187,3 +187,6 @@ async def _end(child: asyncio.subprocess.Process) -> None:
         with contextlib.suppress(ProcessLookupError):
             child.kill()
         await child.wait()
+    # Pipes that were not read to their end keep the transport open, until it complains about a closed loop.
+    transport: Any = child._transport  # type: ignore[attr-defined]
+    transport.close()

@@ -21,8 +21,6 @@ from k3s_ha_agent.host.bus import SYSTEMD, BusThread, Connection
 
 _log = structlog.get_logger(__name__)
 
-_UNIT = "org.freedesktop.systemd1.Unit"
-_SERVICE = "org.freedesktop.systemd1.Service"
 _NO_SUCH_UNIT = f"{SYSTEMD}.NoSuchUnit"
 _RELOAD_SECONDS = 90.0
 """Least time a reload may take: it runs the generators, and systemd gives those 90 s."""
@@ -77,35 +75,36 @@ class UnitState:
         return self.active_state in ("active", "reloading")
 
 
-def parse_state(name: str, unit: Mapping[str, Any], service: Mapping[str, Any]) -> UnitState:
-    """The state out of ``GetAll`` of the Unit and (empty for other units) the Service interface."""
-    fragment = str(unit["FragmentPath"])
+def parse_state(name: str, properties: Mapping[str, Any]) -> UnitState:
+    """The state out of all properties of a unit, whatever its type."""
+    service = properties if "MainPID" in properties else {}
+    fragment = str(properties["FragmentPath"])
     commands = service.get("ExecStart", ())  # a(sasbttttuii): path, argv, ignore failure, times, pid, …
     assignments = (text.partition("=") for text in service.get("Environment", ()))  # as
     return UnitState(
         name=name,
-        load_state=unit["LoadState"],
-        active_state=unit["ActiveState"],
-        sub_state=unit["SubState"],
+        load_state=properties["LoadState"],
+        active_state=properties["ActiveState"],
+        sub_state=properties["SubState"],
         result=service.get("Result", ""),
         type=service.get("Type", ""),
         main_pid=service.get("MainPID", 0),
-        invocation_id=bytes(unit["InvocationID"]).hex(),  # ay
+        invocation_id=bytes(properties["InvocationID"]).hex(),  # ay
         n_restarts=service.get("NRestarts", 0),
-        unit_file_state=unit["UnitFileState"],
+        unit_file_state=properties["UnitFileState"],
         fragment_path=Path(fragment) if fragment else None,
-        drop_in_paths=tuple(Path(path) for path in unit["DropInPaths"]),
+        drop_in_paths=tuple(Path(path) for path in properties["DropInPaths"]),
         exec_start=tuple(commands[0][1]) if commands else (),
         environment={key: value for key, _, value in assignments},
         environment_files=tuple(Path(path) for path, _ in service.get("EnvironmentFiles", ())),  # a(sb)
-        need_daemon_reload=unit["NeedDaemonReload"],
+        need_daemon_reload=properties["NeedDaemonReload"],
         restart=service.get("Restart", ""),
         status_errno=service.get("StatusErrno", 0),
         exec_main_code=service.get("ExecMainCode", 0),
         exec_main_status=service.get("ExecMainStatus", 0),
         status_text=service.get("StatusText", ""),
-        active_enter_timestamp=unit["ActiveEnterTimestamp"] / 1_000_000,  # µs, CLOCK_REALTIME
-        job=unit["Job"][0],  # (uo)
+        active_enter_timestamp=properties["ActiveEnterTimestamp"] / 1_000_000,  # µs, CLOCK_REALTIME
+        job=properties["Job"][0],  # (uo)
     )
 
 
@@ -213,8 +212,7 @@ class Units:
 
         def act(connection: Connection) -> UnitState:
             path = connection.manager("LoadUnit", unit)
-            service = connection.properties(path, _SERVICE) if unit.endswith(".service") else {}
-            found = parse_state(unit, connection.properties(path, _UNIT), service)
+            found = parse_state(unit, connection.properties(path))
             connection.dispatch()
             return found
 

@@ -9,26 +9,23 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from k3s_ha_agent.host import addresses, resources
 from k3s_ha_agent.host.resources import FsyncProbe
 from k3s_ha_agent.host.units import Units, UnitState
-from k3s_ha_agent.k3s import configuration as k3s_configuration
-from k3s_ha_agent.k3s.apiserver import Apiserver, Node, Readiness
 from k3s_ha_agent.k3s.configuration import Configuration, drop_in_path
-from k3s_ha_agent.k3s.etcd import EtcdClient, Member
 from k3s_ha_agent.k3s.kine import KineSummary
 from k3s_ha_agent.k3s.layout import Layout
-from k3s_ha_agent.k3s.version import Version
 from k3s_ha_agent.model import Datastore, Kind, Operation
-from k3s_ha_agent.preflight import binary, files, identity, ports, sqlite_copy, tokens
+from k3s_ha_agent.preflight import files, identity, ports, sqlite_copy, tokens
 from k3s_ha_agent.preflight.addresses import default_address
-from k3s_ha_agent.preflight.answers import LIMIT, answer
+from k3s_ha_agent.preflight.answers import answer
 from k3s_ha_agent.preflight.files import FileFacts, nearest
 from k3s_ha_agent.preflight.results import Missing
+from k3s_ha_agent.preflight.sources import ask_apiserver, ask_members, k3s_version, read_configuration, rescue_armed
 from k3s_ha_agent.preflight.subject import Addresses, Place, Places, PreImage, Subject, TokenFacts
-from k3s_ha_agent.settings import RESCUE_TIMER, Settings
+from k3s_ha_agent.settings import Settings
 
 T = TypeVar("T")
 
@@ -94,7 +91,7 @@ async def gather(
         node=api.node,
         api_ready=api.ready,
         members=OTHER_KIND if migrate else await ask_members(layout),
-        rescue_armed=await answer("The rescue's timer", armed(units), see="unit"),
+        rescue_armed=await answer("The rescue's timer", rescue_armed(units), see="unit"),
         unfinished=next((operation.id for operation in history if operation.outcome is None), None),
         pre_image=OTHER_KIND if migrate else await _pre_image(pre_image_of, history),
         accept_slow_disk=accept_slow_disk,
@@ -102,72 +99,6 @@ async def gather(
 
 
 # --- k3s -----------------------------------------------------------------------------------------
-
-
-async def read_configuration(settings: Settings, unit: UnitState | Missing) -> Configuration | Missing:
-    """k3s's configuration as the unit, its environment and the YAML files say it."""
-    if isinstance(unit, Missing):
-        return unit
-    if unit.load_state != "loaded":
-        return Missing(f"{unit.name} is {unit.load_state}, so k3s's configuration is not known.", "unit")
-    return await answer(
-        "k3s's configuration",
-        asyncio.to_thread(
-            k3s_configuration.read,
-            unit.exec_start,
-            unit.environment,
-            unit.environment_files,
-            settings.root,
-            settings.k3s_config,
-            unit=unit.name,
-        ),
-        see="configuration",
-    )
-
-
-async def k3s_version(unit: UnitState | Missing) -> Version | Missing:
-    if isinstance(unit, Missing):
-        return unit
-    if unit.load_state != "loaded":
-        return Missing(f"{unit.name} is {unit.load_state}, so the version of k3s is not known.", "unit")
-    return await answer("The version of k3s", binary.version(unit.exec_start), see="version")
-
-
-class ApiAnswers(NamedTuple):
-    ready: Readiness | Missing
-    node: Node | Missing
-    version: str | Missing
-
-
-async def ask_apiserver(layout: Layout, port: int, name: str, *, limit: float = LIMIT) -> ApiAnswers:
-    """Whether it is ready, this server's Node and its version; each Missing when it does not say."""
-    api = await answer(
-        "The API server",
-        asyncio.to_thread(Apiserver.from_layout, layout, port, timeout=limit),
-        see="credentials",
-        limit=limit,
-    )
-    if isinstance(api, Missing):
-        return ApiAnswers(api, api, api)
-    async with api:
-        return ApiAnswers(
-            *await asyncio.gather(
-                answer("Whether the API server is ready", api.readyz(), see="node", limit=limit + 1),
-                answer(f"Node {name}", api.node(name), see="node", limit=limit + 1),
-                answer("The version of the API server", api.version(), see="node", limit=limit + 1),
-            )
-        )
-
-
-async def ask_members(layout: Layout) -> tuple[Member, ...] | Missing:
-    client = await answer(
-        "The members of etcd", asyncio.to_thread(EtcdClient.from_layout, layout, timeout=LIMIT), see="sole-member"
-    )
-    if isinstance(client, Missing):
-        return client
-    async with client:
-        members = await answer("The members of etcd", client.members(), see="sole-member")
-    return members if isinstance(members, Missing) else tuple(members)
 
 
 async def _tokens(configuration: Configuration | Missing) -> tuple[TokenFacts, ...] | Missing:
@@ -249,10 +180,6 @@ def _addresses() -> Addresses:
 
 def _synchronised() -> bool:
     return resources.clock_synchronised()
-
-
-async def armed(units: Units) -> bool:
-    return (await units.state(RESCUE_TIMER)).active_state == "active"
 
 
 async def _thread(what: str, question: Callable[..., T], *args: object, see: str = "") -> T | Missing:

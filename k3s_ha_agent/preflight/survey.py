@@ -13,9 +13,9 @@ from k3s_ha_agent.k3s.layout import Layout, datastore
 from k3s_ha_agent.model import Datastore, NodeState
 from k3s_ha_agent.preflight import identity
 from k3s_ha_agent.preflight.answers import answer
-from k3s_ha_agent.preflight.gather import armed, ask_apiserver, k3s_version, read_configuration
 from k3s_ha_agent.preflight.results import Missing, T
 from k3s_ha_agent.preflight.sayings import said_by, set_anywhere
+from k3s_ha_agent.preflight.sources import ask_apiserver, k3s_version, read_configuration, rescue_armed
 from k3s_ha_agent.settings import Settings
 
 LIMIT = 5.0
@@ -35,7 +35,7 @@ async def survey(settings: Settings, units: Units) -> NodeState:
     (verdict, detail), api, rescue, gate = await asyncio.gather(
         _datastore(layout, configuration),
         ask_apiserver(layout, identity.api_port(configuration), name, limit=LIMIT),
-        answer("The rescue's timer", armed(units), limit=LIMIT),
+        answer("The rescue's timer", rescue_armed(units), limit=LIMIT),
         answer("The gate", asyncio.to_thread(settings.gate.exists), limit=LIMIT),
     )
     node = _value(api.node)

@@ -138,9 +138,16 @@ class MemoryManager:
 
     async def dry_run(self, kind: Kind, body: Mapping[str, Any], /) -> Mapping[str, Any]:
         self._validate(kind, body)
-        if self.play.refused:
-            raise PreflightFailed("1 of 3 checks refused.", checks=[*CHECKS, REFUSED_CHECK])
-        return {"kind": kind, "steps": [{"name": s} for s in STEPS], "estimates": {"live_keys": KEYS, "downtime": "4s"}}
+        checks = (*CHECKS, REFUSED_CHECK) if self.play.refused else CHECKS
+        return {
+            "kind": kind.value,
+            "would_be_refused": self.play.refused,
+            "refused_by": [c.name for c in checks if c.status is CheckStatus.REFUSED],
+            "checks": to_json(checks),
+            "parameters": {k: v for k, v in body.items() if k != "dry_run"},
+            "steps": [{"name": s, "after_commitment": s == "clean-up"} for s in STEPS],
+            "estimates": {"live_keys": KEYS, "live_bytes": 2048, "timeout_seconds": 300.0, "fsync_p99_seconds": None},
+        }
 
     async def preflight(self, kind: Kind, /) -> tuple[CheckResult, ...]:
         if kind is Kind.JOIN:

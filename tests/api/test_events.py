@@ -151,6 +151,23 @@ async def test_a_bug_in_the_middle_ends_the_stream_and_is_logged(start: Start) -
     assert (await api.ask("GET", "/livez"))[0] == 200
 
 
+class EndsSilently(MemoryManager):
+    """As after the rescue ended an operation: it has an outcome, and no event says so."""
+
+    async def events(self, operation_id: str, after: int = 0, /) -> AsyncIterator[Event]:
+        async for event in super().events(operation_id, after):
+            if event.type != "finished":
+                yield event
+        await asyncio.Event().wait()
+
+
+async def test_an_operation_the_rescue_ended(start: Start) -> None:
+    api = await start()
+    api.manager.__class__ = EndsSilently
+    events = parse(await stream(api, await api.begin()))
+    assert events[-1][1] == "step"
+
+
 async def test_two_follow(start: Start) -> None:
     api = await start(Play(hold_at="start-k3s"))
     operation = await api.begin()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import grp
 import socket
 import stat
@@ -86,6 +87,14 @@ def test_a_listener_that_holds_no_lock_is_not_replaced(rundir: Path) -> None:
         assert path.stat().st_ino == inode
     # Now it is dead, and the refusal above has left no lock behind.
     open_socket(path, GROUP).close()
+
+
+def test_an_agent_that_is_just_starting_is_not_overtaken(rundir: Path) -> None:
+    with (rundir / ".api.sock.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(Conflict):
+            open_socket(rundir / "api.sock", GROUP)
+    open_socket(rundir / "api.sock", GROUP).close()
 
 
 def test_a_listener_too_busy_to_answer_is_alive(rundir: Path) -> None:

@@ -23,7 +23,9 @@ import signal
 import socket
 import sys
 import tempfile
+import traceback
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from gi.repository import GLib
@@ -95,6 +97,12 @@ class Control:
         }
 
 
+def _bug(kind: type[BaseException], error: BaseException, at: TracebackType | None) -> None:
+    """A callback failed: a test that goes on with a broken systemd proves nothing. The kernel ends the services."""
+    traceback.print_exception(kind, error, at)
+    os._exit(70)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--bus", required=True, metavar="ADDRESS")
@@ -103,6 +111,7 @@ def main() -> None:
     parser.add_argument("--control", metavar="SOCKET")
     parser.add_argument("--boot", action="store_true")
     options = parser.parse_args()
+    sys.excepthook = _bug
     runtime = Path(tempfile.mkdtemp(prefix="fake-systemd1-"))
     loop = GLib.MainLoop()
     for number in (signal.SIGTERM, signal.SIGINT):

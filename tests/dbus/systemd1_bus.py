@@ -60,9 +60,9 @@ class Bus:
 
     def __init__(self, address: str, manager: Manager, faults: Faults) -> None:
         self._address, self._manager, self._faults = address, manager, faults
-        self._interfaces = {i.name: i for i in Gio.DBusNodeInfo.new_for_xml(xml()).interfaces}
         self._connection: Any = None
         self._registered: dict[str, list[int]] = {}
+        self._objects: dict[str, tuple[str, ...]] = {}
         self._wanted = False
         self.subscribers: set[str] = set()
 
@@ -129,9 +129,10 @@ class Bus:
         self._register(unit_path(unit.name), "Unit", "Service" if isinstance(unit.runs, Service) else "Timer")
 
     def _register(self, path: str, *interfaces: str) -> None:
+        self._objects[path] = interfaces
         self._registered[path] = [
-            self._connection.register_object(path, self._interfaces[PREFIX + name], self._called, None, None)
-            for name in interfaces
+            self._connection.register_object(path, interface, self._called, None, None)
+            for interface in Gio.DBusNodeInfo.new_for_xml(xml(*interfaces)).interfaces
         ]
 
     def _called(
@@ -154,15 +155,16 @@ class Bus:
             invocation.return_value(answer)
 
     def _answer(self, sender: str, path: str, interface: str, method: str, args: tuple[Any, ...], raw: Any) -> Any:
-        if interface == "org.freedesktop.DBus.Properties":
-            short = args[0].removeprefix(PREFIX)
-            found = values(self._manager, path, short)
-            if method == "Get":
-                return GLib.Variant("(v)", (GLib.Variant(PROPERTIES[short][args[1]], found[args[1]]),))
-            if method == "GetAll":
-                typed = {name: GLib.Variant(PROPERTIES[short][name], value) for name, value in found.items()}
-                return GLib.Variant("(a{sv})", (typed,))
-            raise Refused("org.freedesktop.DBus.Error.PropertyReadOnly", "properties are read-only here")
+        if method == "Introspect":
+            return GLib.Variant("(s)", (xml(*self._objects[path]),))
+        if method in ("Get", "GetAll"):
+            asked = [args[0].removeprefix(PREFIX)] if args[0] else self._objects[path]
+            found = {
+                name: GLib.Variant(PROPERTIES[short][name], value)
+                for short in asked
+                for name, value in values(self._manager, path, short).items()
+            }
+            return GLib.Variant("(v)", (found[args[1]],)) if method == "Get" else GLib.Variant("(a{sv})", (found,))
         if method in ("Subscribe", "Unsubscribe"):
             if (sender in self.subscribers) == (method == "Subscribe"):
                 raise Refused("AlreadySubscribed" if method == "Subscribe" else "NotSubscribed", "subscription")

@@ -115,6 +115,11 @@ class Unit:
     def description(self) -> str:
         return self.file.get("Unit", "Description", self.name)
 
+    @property
+    def title(self) -> str:
+        """As systemd writes it in the log."""
+        return self.name if self.description == self.name else f"{self.name} - {self.description}"
+
 
 class Job:
     def __init__(self, number: int, unit: Unit, type: str) -> None:  # noqa: A002 - its name in D-Bus
@@ -172,10 +177,6 @@ class Manager:
         for unit in list(self.units.values()):
             unit.file = systemd1_unitfile.load(unit.name, self.directories)
             self.properties_changed(unit)
-
-    def needs_reload(self, unit: Unit) -> bool:
-        fragment, drop_ins = systemd1_unitfile.find(unit.name, self.directories)
-        return systemd1_unitfile.stamps([*([fragment] if fragment else []), *drop_ins]) != unit.file.stamps
 
     def start_transient(self, name: str, text: str) -> Job:
         if self.unit(name).file.load_state != "not-found":
@@ -290,8 +291,8 @@ class Manager:
         if job.type == "start":
             if state == "active":
                 self.finish(job, "done")
-            elif state != "activating":
-                self.finish(job, "failed" if state == "failed" else "done" if ended else "failed")
+            elif ended:
+                self.finish(job, "failed" if state == "failed" else "done")
         elif ended and job.type == "restart":
             job.type, job.running = "start", False
             self._queue(job)

@@ -9,6 +9,7 @@ from typing import Any
 
 from systemd1_manager import Job, Manager, Refused, TimerUnit, Unit
 from systemd1_service import Service
+from systemd1_unitfile import changed
 
 MANAGER_PATH = "/org/freedesktop/systemd1"
 PREFIX = "org.freedesktop.systemd1."
@@ -59,21 +60,35 @@ PROPERTIES = {
 }
 
 
-def xml() -> str:
+STANDARD = {
+    "org.freedesktop.DBus.Properties": {"Get": ("ss", "v"), "GetAll": ("s", "a{sv}")},
+    "org.freedesktop.DBus.Introspectable": {"Introspect": ("", "s")},
+}
+"""Answered here and not by GDBus, which does not know the empty interface name in GetAll."""
+
+
+def xml(*interfaces: str) -> str:
+    """The introspection of an object with these interfaces of systemd."""
     parts = ["<node>"]
-    for interface, properties in PROPERTIES.items():
+    for name, methods in STANDARD.items():
+        parts.append(f'<interface name="{name}">{"".join(_method(*m) for m in methods.items())}</interface>')
+    for interface in interfaces:
         parts.append(f'<interface name="{PREFIX}{interface}">')
         if interface == "Manager":
-            for name, (given, answered) in METHODS.items():
-                arguments = [f'<arg direction="in" type="{t}"/>' for t in split(given)]
-                arguments += [f'<arg direction="out" type="{t}"/>' for t in split(answered)]
-                parts.append(f'<method name="{name}">{"".join(arguments)}</method>')
+            parts += [_method(*method) for method in METHODS.items()]
             for name, sent in SIGNALS.items():
                 arguments = [f'<arg type="{t}"/>' for t in split(sent)]
                 parts.append(f'<signal name="{name}">{"".join(arguments)}</signal>')
-        parts += [f'<property name="{name}" type="{t}" access="read"/>' for name, t in properties.items()]
+        for name, kind in PROPERTIES[interface].items():
+            parts.append(f'<property name="{name}" type="{kind}" access="read"/>')
         parts.append("</interface>")
     return "".join([*parts, "</node>"])
+
+
+def _method(name: str, types: tuple[str, str]) -> str:
+    arguments = [f'<arg direction="in" type="{t}"/>' for t in split(types[0])]
+    arguments += [f'<arg direction="out" type="{t}"/>' for t in split(types[1])]
+    return f'<method name="{name}">{"".join(arguments)}</method>'
 
 
 def split(signature: str) -> list[str]:
@@ -125,7 +140,7 @@ def _unit_values(manager: Manager, unit: Unit) -> dict[str, Any]:
         "DropInPaths": [str(path) for path in unit.file.drop_ins],
         "UnitFileState": file_state(manager, unit),
         "InvocationID": bytes.fromhex(unit.runs.invocation_id),
-        "NeedDaemonReload": manager.needs_reload(unit),
+        "NeedDaemonReload": changed(unit.file),
         "Transient": unit.transient,
         "ActiveEnterTimestamp": unit.active_enter,
         "Job": (unit.job.id, job_path(unit.job)) if unit.job else NO_JOB,

@@ -74,7 +74,7 @@ class Service(Commands):
         self.result, self.exec_main = "success", (0, 0, 0)
         self.status_text, self.status_errno = "", 0
         self.invocation_id = uuid.uuid4().hex
-        self.manager.say(self.unit, f"Starting {self.unit.description}...")
+        self.manager.say(self.unit, f"Starting {self.unit.title}...")
         try:
             self.environment = self._environment()
         except OSError as error:
@@ -95,7 +95,7 @@ class Service(Commands):
             self._timer.clear()
             self._set("dead")
         elif self.sub_state in ("running", "exited"):
-            self.manager.say(self.unit, f"Stopping {self.unit.description}...")
+            self.manager.say(self.unit, f"Stopping {self.unit.title}...")
             self._stop("success")
         elif self.active_state == "activating":
             self._signal("stop-sigterm", "success")
@@ -159,7 +159,7 @@ class Service(Commands):
         else:  # it ended before we came here
             self._stop(self.result)
             return
-        self.manager.say(self.unit, f"Started {self.unit.description}.")
+        self.manager.say(self.unit, f"Started {self.unit.title}.")
 
     def _main_ended(self, process: Process, code: int, status: int) -> None:
         if process is not self.main:
@@ -194,14 +194,14 @@ class Service(Commands):
         """Enter stop-sigterm, stop-sigkill, final-sigterm or final-sigkill."""
         self._note(result)
         mode = self.unit.file.get("Service", "KillMode", "control-group")
-        kill = state.endswith("sigkill")
-        number = signal.SIGKILL if kill else signal_number(self.unit.file.get("Service", "KillSignal", "SIGTERM"))
+        hard = state.endswith("sigkill")
+        number = signal.SIGKILL if hard else signal_number(self.unit.file.get("Service", "KillSignal", "SIGTERM"))
         self._set(state)
         if mode != "none":
             self._kill_main(number)
             if self.control is not None:
                 self.control.kill(number)
-        if mode == "control-group" or (mode == "mixed" and kill):
+        if mode == "control-group" or (mode == "mixed" and hard):
             for pid in self.manager.processes.of_unit(self.unit.name):
                 if pid != self.main_pid:
                     kill(pid, number)
@@ -250,7 +250,7 @@ class Service(Commands):
             self._set("auto-restart")
             self._timer.set(max(self.unit.file.span("Service", "RestartSec", 0.1), 0.001), self._restart)
         elif not restart:
-            self.manager.say(self.unit, f"Stopped {self.unit.description}.")
+            self.manager.say(self.unit, f"Stopped {self.unit.title}.")
 
     def _restart(self) -> None:
         self.n_restarts += 1

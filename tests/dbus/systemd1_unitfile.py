@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+_ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "s": " ", "\\": "\\", '"': '"', "'": "'"}
 Settings = dict[tuple[str, str], list[str]]
 
 _SPAN = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)")
 _SPAN_UNITS = {"": 1, "s": 1, "sec": 1, "ms": 0.001, "us": 1e-6, "m": 60, "min": 60, "h": 3600, "hr": 3600, "d": 86400}
-_VARIABLE = re.compile(r"\$\$|\$\{([A-Za-z_]\w*)\}|\$([A-Za-z_]\w*)")
+_VARIABLE = re.compile(r"\$\$|\$\{([A-Za-z_]\w*)\}")
 
 
 def parse_text(text: str, into: Settings) -> None:
@@ -57,13 +57,39 @@ def parse_span(text: str) -> float:
     return seconds
 
 
+def split(text: str) -> list[str]:
+    """Words as systemd splits them: quotes of both kinds, C escapes also within them, others stay as they are."""
+    words: list[str] = []
+    word: list[str] | None = None
+    quote = ""
+    position = 0
+    while position < len(text):
+        letter = text[position]
+        position += 1
+        if letter == "\\" and position < len(text):
+            following = text[position]
+            word = [*(word or []), _ESCAPES.get(following, letter + following)]
+            position += 1
+        elif quote and letter == quote:
+            quote = ""
+        elif not quote and letter in "'\"":
+            quote, word = letter, word or []
+        elif not quote and letter.isspace():
+            if word is not None:
+                words.append("".join(word))
+            word = None
+        else:
+            word = [*(word or []), letter]
+    return words if word is None else [*words, "".join(word)]
+
+
 def parse_environment_file(text: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for line in text.replace("\\\n", "").splitlines():
         stripped = line.strip()
         if stripped and stripped[0] not in "#;" and "=" in stripped:
             key, _, value = stripped.partition("=")
-            found[key.strip()] = "".join(shlex.split(value.strip())) if value.strip()[:1] in "'\"" else value.strip()
+            found[key.strip()] = "".join(split(value.strip())) if value.strip()[:1] in "'\"" else value.strip()
     return found
 
 
@@ -73,12 +99,12 @@ class Command:
     ignore_failure: bool
 
     def expanded(self, environment: Mapping[str, str]) -> list[str]:
-        """argv with variables put in: ``${A}`` within a word, ``$A`` alone becomes as many words as it holds."""
+        """argv with variables put in: ``${A}`` anywhere; ``$A`` as a word of its own only, as the words it holds."""
         words: list[str] = []
         for word in self.argv:
             alone = re.fullmatch(r"\$([A-Za-z_]\w*)", word)
             if alone:
-                words += shlex.split(environment.get(alone[1], ""))
+                words += split(environment.get(alone[1], ""))
             else:
                 words.append(_VARIABLE.sub(lambda m: _value(m, environment), word))
         return words
@@ -87,7 +113,7 @@ class Command:
 def _value(match: re.Match[str], environment: Mapping[str, str]) -> str:
     if match[0] == "$$":
         return "$"
-    return environment.get(match[1] or match[2], "")
+    return environment.get(match[1], "")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +126,8 @@ class UnitFile:
     drop_ins: tuple[Path, ...] = ()
     settings: Settings = dataclasses.field(default_factory=dict)
     stamps: tuple[object, ...] = ()
+    folders: tuple[Path, ...] = ()
+    """The drop-in directories there were; systemd notices a new one only when it reloads."""
 
     def all(self, section: str, key: str) -> list[str]:
         return self.settings.get((section, key), [])
@@ -123,7 +151,7 @@ class UnitFile:
         for value in self.all("Service", key):
             prefix = re.match(r"[-@:+!]*", value)
             assert prefix is not None
-            words = shlex.split(value[prefix.end() :])
+            words = split(value[prefix.end() :])
             found.append(Command(tuple(self.specify(word) for word in words), "-" in prefix[0]))
         return found
 
@@ -136,7 +164,7 @@ class UnitFile:
     def environment(self) -> dict[str, str]:
         found: dict[str, str] = {}
         for value in self.all("Service", "Environment"):
-            for word in shlex.split(value):
+            for word in split(value):
                 key, _, text = word.partition("=")
                 found[key] = self.specify(text)
         return found
@@ -146,20 +174,21 @@ class UnitFile:
         return [(self.specify(v.lstrip("-")), v.startswith("-")) for v in self.all("Service", "EnvironmentFile")]
 
 
-def find(name: str, directories: Sequence[Path]) -> tuple[Path | None, tuple[Path, ...]]:
-    """The fragment of a unit and its drop-ins, in the order they are read."""
-    fragment = next((d / name for d in directories if (d / name).exists() or (d / name).is_symlink()), None)
+def folders(name: str, directories: Sequence[Path]) -> tuple[Path, ...]:
+    """The drop-in directories of a unit, those read last first: the earlier in the list has the last word."""
     stem, _, suffix = name.rpartition(".")
-    folders = [f"{suffix}.d"]
     parts = stem.split("-")
-    folders += ["-".join(parts[:n]) + f"-.{suffix}.d" for n in range(1, len(parts))]
-    folders.append(f"{name}.d")
+    names = [f"{name}.d", *("-".join(parts[:n]) + f"-.{suffix}.d" for n in range(len(parts) - 1, 0, -1)), f"{suffix}.d"]
+    return tuple(d / folder for folder in names for d in directories if (d / folder).is_dir())
+
+
+def drop_ins(found: Iterable[Path]) -> tuple[Path, ...]:
+    """The files of these directories in the order they are read: by name, wherever they lie."""
     chosen: dict[str, Path] = {}
-    for folder in folders:
-        for directory in reversed(directories):  # the first directory has the last word
-            if (directory / folder).is_dir():
-                chosen.update((path.name, path) for path in (directory / folder).iterdir() if path.suffix == ".conf")
-    return fragment, tuple(path for _, path in sorted(chosen.items()))
+    for folder in reversed(list(found)):
+        if folder.is_dir():
+            chosen.update((path.name, path) for path in folder.iterdir() if path.suffix == ".conf")
+    return tuple(path for _, path in sorted(chosen.items()))
 
 
 def stamps(paths: Iterable[Path]) -> tuple[object, ...]:
@@ -172,16 +201,24 @@ def stamps(paths: Iterable[Path]) -> tuple[object, ...]:
 
 
 def load(name: str, directories: Sequence[Path]) -> UnitFile:
-    fragment, drop_ins = find(name, directories)
+    fragment = next((d / name for d in directories if (d / name).exists() or (d / name).is_symlink()), None)
+    places = folders(name, directories)
+    paths = drop_ins(places)
+    seen = stamps([*([fragment] if fragment else []), *paths])
     if fragment is None:
-        return UnitFile(name, "not-found", drop_ins=drop_ins, stamps=stamps(drop_ins))
+        return UnitFile(name, "not-found", drop_ins=paths, stamps=seen, folders=places)
     if fragment.resolve() == Path("/dev/null"):
         return UnitFile(name, "masked", fragment, stamps=stamps([fragment]))
     settings: Settings = {}
-    seen = stamps([fragment, *drop_ins])
-    for path in (fragment, *drop_ins):
+    for path in (fragment, *paths):
         parse_text(path.read_text(), settings)
-    loaded = UnitFile(name, "loaded", fragment, drop_ins, settings, seen)
+    loaded = UnitFile(name, "loaded", fragment, paths, settings, seen, places)
     if name.endswith(".service") and not (loaded.commands("ExecStart") or loaded.commands("ExecStop")):
         return dataclasses.replace(loaded, load_state="bad-setting")
     return loaded
+
+
+def changed(file: UnitFile) -> bool:
+    """NeedDaemonReload: a file is not the one that was read, or one came into a directory known then."""
+    fragment = [file.fragment] if file.fragment else []
+    return file.load_state != "not-found" and stamps([*fragment, *drop_ins(file.folders)]) != file.stamps

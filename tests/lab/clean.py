@@ -48,7 +48,8 @@ class Stamp:
 
     def over(self) -> bool:
         """Whether the process it belongs to is gone."""
-        return True or system.start_time(self.pid) != self.started
+        there = self.boot_id == boot_id() and system.alive(self.pid) and system.start_time(self.pid) == self.started
+        return not there
 
 
 def boot_id() -> str:
@@ -82,11 +83,13 @@ def take_down(stamp: Stamp) -> None:
     for name in _namespaces(stamp.id):
         system.run(["ip", "netns", "delete", name], check=False)
     _remove_cgroups(stamp.id)
-    shutil.rmtree(stamp.directory, ignore_errors=True)
-    shutil.rmtree(stamp.path, ignore_errors=True)
+    if not system.mounts_below(Path(stamp.directory)):
+        shutil.rmtree(stamp.directory, ignore_errors=True)
     left = leftovers(stamp)
     if left:
+        # The stamp stays: the next sweep tries again.
         raise LabError(f"Of lab {stamp.id} is left: {', '.join(left)}")
+    shutil.rmtree(stamp.path, ignore_errors=True)
 
 
 def sweep() -> list[str]:
@@ -98,12 +101,13 @@ def sweep() -> list[str]:
 
 
 def leftovers(stamp: Stamp) -> list[str]:
-    """What is still there of a lab: processes, mounts, namespaces, cgroups, files."""
+    """What is still there of a lab beside its stamp: processes, mounts, namespaces, cgroups, files."""
     found = [f"process {pid} {' '.join(system.command_line(pid))[:80]}" for pid in lab_processes(stamp.id)]
     found += [f"mount {point}" for point in system.mounts_below(Path(stamp.directory))]
     found += [f"network namespace {name}" for name in _namespaces(stamp.id)]
     found += [f"cgroup {path}" for path in _cgroups(stamp.id)]
-    found += [f"files {path}" for path in (stamp.directory, stamp.path) if Path(path).exists()]
+    if Path(stamp.directory).exists():
+        found.append(f"files {stamp.directory}")
     return found
 
 

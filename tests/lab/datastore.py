@@ -24,8 +24,8 @@ WHERE id IN (SELECT MAX(id) FROM kine WHERE name >= ? AND name < ? GROUP BY name
 """
 
 
-def kine_live(state_db: Path, prefix: str = "/registry/") -> Keys:
-    """The live keys of a kine database, its WAL included if one lies beside it.
+def kine_live(state_db: Path, prefix: str = "/registry/", *, wal: bool = True) -> Keys:
+    """The live keys of a kine database, with its WAL if one lies beside it and ``wal`` is true.
 
     Works on a copy, so that nothing is checkpointed and no file touched; safe while k3s writes. LabError when the
     database is not sound.
@@ -33,6 +33,8 @@ def kine_live(state_db: Path, prefix: str = "/registry/") -> Keys:
     with tempfile.TemporaryDirectory() as directory:
         copy = Path(directory) / "state.db"
         _copy_at_rest(state_db, copy)
+        if not wal:
+            copy.with_name("state.db-wal").unlink(missing_ok=True)
         database = sqlite3.connect(copy)
         try:
             verdict = database.execute("PRAGMA integrity_check").fetchone()[0]

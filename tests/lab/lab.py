@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.lab import clean, provision, system
+from tests.lab.machine import Machine
 from tests.lab.node import Node
 from tests.lab.root import cached_root
 from tests.lab.system import LabError
@@ -69,7 +70,9 @@ class Lab:
         node.create()
         return node
 
-    def outside(self, argv: Sequence[str], *, check: bool = True, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
+    def outside(
+        self, argv: Sequence[str], *, check: bool = True, timeout: float = 60.0
+    ) -> subprocess.CompletedProcess[str]:
         """Run a program of this machine on the lab's network, outside the nodes (address ``10.89.0.1``)."""
         return system.run([*self.outside_prefix(), *argv], check=check, timeout=timeout)
 
@@ -104,7 +107,7 @@ class Lab:
         system.ip(name, "address", "add", f"{NETWORK}.1/24", "dev", BRIDGE)
         system.ip(name, "link", "set", BRIDGE, "up")
 
-    def connect(self, node: Node) -> None:
+    def connect(self, node: Machine) -> None:
         """Make the node's network namespace, with its address on ``eth0`` and the default route; called by the node.
 
         It outlives the node's boots, so that address and links are there before its systemd starts.
@@ -118,7 +121,7 @@ class Lab:
         system.ip(inside, "address", "add", f"{node.address}/24", "dev", "eth0")
         system.ip(inside, "route", "add", "default", "via", f"{NETWORK}.1")
 
-    def disconnect(self, node: Node) -> None:
+    def disconnect(self, node: Machine) -> None:
         system.run(["ip", "netns", "delete", clean.namespace(self.id, node.name)])
 
     def cut(self, node: Node) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import secrets
-import shutil
 import signal
 import subprocess
 import time
@@ -14,7 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from tests.lab import clean, files, system
+from tests.lab import clean, system
+from tests.lab.disk import ON_DISK, Disk
 from tests.lab.system import LabError, describe
 
 if TYPE_CHECKING:
@@ -28,28 +27,19 @@ ENVIRONMENT = {
     "LANG": "C.UTF-8",
     "TERM": "dumb",
 }
+_ASSIGNED = " ".join(f"{name}={value}" for name, value in ENVIRONMENT.items())
 _CONTROL = re.compile(r"\r|\x1b\[[0-9;]*m")
 """What systemd writes to a console besides text."""
 _JOIN = 'for group in $1; do echo $$ >"$group"; done; shift; exec "$@"'
 """Shell: join the cgroups of the first argument, then become the rest."""
 
-ON_DISK = {
-    "/var/lib/rancher": "rancher",
-    "/var/lib/k3s-ha-agent": "state",
-    "/var/lib/kubelet": "kubelet",
-}
-"""Directories of a node that lie on the machine's disk itself, not on the overlay: an fsync there is a real one, and a
-real k3s needs a file system on which it can make overlays of its own."""
 
-
-class Machine:
+class Machine(Disk):
     """The container itself. Knows nothing of k3s."""
 
     def __init__(self, lab: Lab, name: str, address: str) -> None:
+        super().__init__(lab.directory / name, name, address)
         self.lab = lab
-        self.name = name
-        self.address = address
-        self.directory = lab.directory / name
         self.boot_seconds = 0.0
         """How long the last boot took, from the start of systemd-nspawn until basic.target."""
         self._nspawn: subprocess.Popen[bytes] | None = None
@@ -62,21 +52,21 @@ class Machine:
 
     def create(self) -> None:
         """Put a fresh disk under the node and connect it to the network. It is not booted."""
-        self._make_disk()
+        self.make_disk((self.lab.layer, self.lab.root))
         self.lab.connect(self)
 
     def destroy(self) -> None:
         """Kill the node and forget its disk."""
         self.kill()
-        self._remove_disk()
+        self.remove_disk()
         self.lab.disconnect(self)
         del self.lab.nodes[self.name]
 
     def renew(self) -> None:
         """Kill the node and give it a fresh disk, as if it had just been installed. It is not booted."""
         self.kill()
-        self._remove_disk()
-        self._make_disk()
+        self.remove_disk()
+        self.make_disk((self.lab.layer, self.lab.root))
 
     def boot(self, timeout: float = 120.0) -> None:
         """Boot and wait until basic.target is reached and D-Bus answers; services may still be starting."""
@@ -105,8 +95,10 @@ class Machine:
 
     def _is_up(self) -> bool:
         if self._nspawn is not None and self._nspawn.poll() is not None:
-            raise LabError(f"{self.name} does not boot; systemd-nspawn ended with {self._nspawn.returncode}:\n{self.console()}")
-        if self._leader() is None:
+            raise LabError(
+                f"{self.name} does not boot; systemd-nspawn ended with {self._nspawn.returncode}:\n{self.console()}"
+            )
+        if self.leader() is None:
             return False
         done = self.exec(["systemctl", "is-active", "dbus.service", "basic.target"], check=False)
         return done.stdout.split() == ["active", "active"]
@@ -118,7 +110,7 @@ class Machine:
         """
         if self._nspawn is not None:
             # Killing systemd-nspawn would leave the container's PID 1 running; its death takes all with it.
-            while self._nspawn.poll() is None and (leader := self._leader()) is not None:
+            while self._nspawn.poll() is None and (leader := self.leader()) is not None:
                 os.kill(leader, signal.SIGKILL)
                 time.sleep(0.01)
             try:
@@ -162,7 +154,11 @@ class Machine:
         except (OSError, subprocess.TimeoutExpired):
             self._nspawn = None  # clean.take_down kills by namespace and says what it could not
 
-    def _leader(self) -> int | None:
+    @property
+    def _network(self) -> Path:
+        return system.namespace_path(clean.namespace(self.lab.id, self.name))
+
+    def leader(self) -> int | None:
         """The container's PID 1 as this machine numbers it."""
         if self._nspawn is None:
             return None
@@ -183,7 +179,7 @@ class Machine:
         self,
         argv: Sequence[str],
         *,
-        input: str | None = None,
+        input: str | None = None,  # noqa: A002 as subprocess.run has it
         check: bool = True,
         timeout: float = 120.0,
         environment: Mapping[str, str] | None = None,
@@ -212,19 +208,35 @@ class Machine:
         self._children.append(child)
         return child
 
+    def interact(self, argv: Sequence[str], environment: Mapping[str, str] | None = None) -> int:
+        """Run a program in the node on this process's own terminal; its exit code."""
+        return subprocess.run(self._entering(argv), env={**ENVIRONMENT, **(environment or {})}, check=False).returncode
+
     def _popen(
         self, argv: Sequence[str], environment: Mapping[str, str] | None, *, stdin: int
     ) -> subprocess.Popen[str]:
-        leader = self._leader()
+        return subprocess.Popen(
+            self._entering(argv), stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            errors="replace", env={**ENVIRONMENT, **(environment or {})}, start_new_session=True,
+        )  # fmt: skip
+
+    def _entering(self, argv: Sequence[str]) -> list[str]:
+        leader = self.leader()
         if leader is None:
             raise LabError(f"{self.name} is not running; nothing can be run in it.")
         groups = " ".join(map(str, system.leader_cgroups(leader)))
         enter = ["nsenter", "--target", str(leader), "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--"]
-        return subprocess.Popen(
-            ["sh", "-c", _JOIN, "sh", groups, *enter, *argv],
-            stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace",
-            env={**ENVIRONMENT, **(environment or {})}, start_new_session=True,
-        )  # fmt: skip
+        return ["sh", "-c", _JOIN, "sh", groups, *enter, *argv]
+
+    def chroot(self, argv: Sequence[str], timeout: float = 300.0) -> subprocess.CompletedProcess[str]:
+        """Run a program on the disk of a node that is off."""
+        if self.running:
+            raise LabError(f"{self.name} is running; use exec.")
+        binds = "".join(f'mount --bind "{self.directory / own}" "{self.root}{top}"; ' for top, own in ON_DISK.items())
+        script = (
+            f'set -e; {binds}mount --bind /dev "{self.root}/dev"; exec env -i {_ASSIGNED} chroot "{self.root}" "$@"'
+        )
+        return system.run(["unshare", "--mount", "sh", "-c", script, "sh", *argv], timeout=timeout)
 
     # --- systemd -------------------------------------------------------------------------------
 
@@ -257,9 +269,7 @@ class Machine:
 
     # --- waiting -------------------------------------------------------------------------------
 
-    def wait_for(
-        self, predicate: Callable[[], T], *, timeout: float = 90.0, poll: float = 0.2, what: str = ""
-    ) -> T:
+    def wait_for(self, predicate: Callable[[], T], *, timeout: float = 90.0, poll: float = 0.2, what: str = "") -> T:
         """The first true answer of ``predicate``; LabError with the end of the journals when there is none in time."""
         deadline = time.monotonic() + timeout
         while True:
@@ -279,86 +289,6 @@ class Machine:
         path = self.directory / "console.log"
         text = path.read_text(errors="replace") if path.exists() else ""
         return _CONTROL.sub("", text)[-characters:]
-
-    # --- files ---------------------------------------------------------------------------------
-
-    @property
-    def root(self) -> Path:
-        """The node's root as mounted on this machine."""
-        return self.directory / "root"
-
-    @property
-    def _network(self) -> Path:
-        return system.namespace_path(clean.namespace(self.lab.id, self.name))
-
-    def path(self, inside: str) -> Path:
-        """Where this machine sees a file of the node. Below /run and /tmp only while the node runs."""
-        absolute = Path(inside)
-        for top, own in ON_DISK.items():
-            if absolute.is_relative_to(top):
-                return self.directory / own / absolute.relative_to(top)
-        if absolute.parts[1:2] in (("run",), ("tmp",), ("proc",), ("dev",)):
-            leader = self._leader()
-            if leader is None:
-                raise LabError(f"{inside} of {self.name} is there only while the node runs.")
-            return Path(f"/proc/{leader}/root") / absolute.relative_to("/")
-        return self.root / absolute.relative_to("/")
-
-    def read(self, inside: str) -> str:
-        return self.path(inside).read_text()
-
-    def write(self, inside: str, content: str | bytes, mode: int = 0o644) -> None:
-        """Write a file, with the directories it needs."""
-        path = self.path(inside)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
-        path.chmod(mode)
-
-    def remove(self, inside: str) -> None:
-        """Remove a file or a whole directory; nothing when it is not there."""
-        path = self.path(inside)
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-
-    def exists(self, inside: str) -> bool:
-        return os.path.lexists(self.path(inside))
-
-    def copy_in(self, source: Path, inside: str) -> None:
-        """Copy a file or a directory of this machine into the node."""
-        target = self.path(inside)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if source.is_dir():
-            shutil.copytree(source, target, symlinks=True, dirs_exist_ok=True)
-        else:
-            shutil.copy2(source, target)
-
-    def tree(self, *tops: str, exclude: Sequence[str] = ()) -> dict[str, str]:
-        """Every file below the given directories with kind, mode, owner, size, mtime and digest: compare two of them.
-
-        ``exclude``: patterns (fnmatch) of paths in the node.
-        """
-        found: dict[str, str] = {}
-        for top in tops:
-            found |= files.listing(self.path(top), top, exclude)
-        return found
-
-    def _make_disk(self) -> None:
-        for own in ("upper", *ON_DISK.values()):
-            (self.directory / own).mkdir(parents=True)
-        etc = self.directory / "upper/etc"
-        etc.mkdir()
-        (etc / "hostname").write_text(f"{self.name}\n")
-        (etc / "machine-id").write_text(f"{secrets.token_hex(16)}\n")
-        (etc / "hosts").write_text(f"127.0.0.1 localhost\n::1 localhost\n{self.address} {self.name}\n")
-        system.mount_overlay(
-            self.root, lower=(self.lab.layer, self.lab.root), upper=self.directory / "upper", work=self.directory / "work"
-        )
-
-    def _remove_disk(self) -> None:
-        system.run(["umount", str(self.root)])
-        shutil.rmtree(self.directory)
 
 
 def _kill(child: subprocess.Popen[str]) -> None:

@@ -13,7 +13,6 @@ import yaml
 from tests.lab import datastore
 from tests.lab.datastore import Keys
 from tests.lab.machine import Machine
-from tests.lab.seed import seed
 from tests.lab.system import LabError
 
 K3S = "k3s.service"
@@ -53,12 +52,19 @@ class Node(Machine):
 
     # --- setting up, before the first boot ------------------------------------------------------
 
-    def k3s_seed(self, rows: int = 200) -> Keys:
-        """Put the recorded datastore and ``rows`` more ConfigMaps below the data dir, some only in the WAL.
+    def k3s_seed(self, rows: int = 200, **options: object) -> Keys:
+        """Put the recorded datastore and ``rows`` more ConfigMaps below the data dir, of which each tenth is written
+        once more and each tenth deleted again. What is added stands only in the WAL, as k3s leaves it (k3s-facts,
+        "Seen" 2). The live keys that are there then.
 
-        The node must not run k3s. The live keys that are there then.
+        ``options`` are those of ``k3s standin-seed``: ``bytes=``, ``leased=``, ``prefix=``, … k3s must not be running.
         """
-        seed(self.path(SERVER), rows)
+        given = {"configmaps": rows, "updates": rows // 10, "deletes": rows // 10, **options}
+        argv = ["k3s", "standin-seed", *(f"--{name}={value}" for name, value in given.items())]
+        if self.running:
+            self.exec(argv)
+        else:
+            self.chroot(argv)
         return self.kine_live()
 
     def standin(self, **config: object) -> None:
@@ -66,8 +72,8 @@ class Node(Machine):
         self.write(STANDIN_CONFIG, yaml.safe_dump(config))
 
     def agent_settings(self, **settings: object) -> None:
-        """Write the agent's configuration: the lab's defaults and what is given; read at its next start."""
-        self.write("/etc/k3s-ha-agent/config.yaml", yaml.safe_dump({**AGENT_SETTINGS, **settings}))
+        """Set the agent's settings in conf.d: the lab's defaults and what is given; read at its next start."""
+        self.write("/etc/k3s-ha-agent/conf.d/lab.yaml", yaml.safe_dump({**AGENT_SETTINGS, **settings}))
 
     def k3s_config(self, **config: object) -> None:
         """Write /etc/rancher/k3s/config.yaml; names with ``_`` for ``-``."""
@@ -90,6 +96,15 @@ class Node(Machine):
         certificates += ["--key", f"{tls}/client-admin.key"]
         return self._curl([*certificates, f"https://127.0.0.1:6443{path}"], method, body, {}, timeout, check=False)
 
+    def create_config_map(self, name: str, namespace: str = "default", **data: str) -> None:
+        """Write an object through the API server, as a user does."""
+        body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": data or {"name": name}}
+        answer = self.kubectl(f"/api/v1/namespaces/{namespace}/configmaps", "POST", body)
+        if answer.status != 201:
+            raise LabError(
+                f"{self.name}: the API server does not take ConfigMap {name}: {answer.status} {answer.text[:500]}"
+            )
+
     def roles(self, name: str | None = None) -> set[str]:
         """The roles of a Node as its labels say (this one by default): ``{"control-plane", "etcd", …}``."""
         labels = self.kubectl(f"/api/v1/nodes/{name or self.name}").json["metadata"].get("labels", {})
@@ -97,9 +112,14 @@ class Node(Machine):
 
     # --- the datastore, read without the agent's code ------------------------------------------------
 
-    def kine_live(self, prefix: str = "/registry/", state_db: str = f"{SERVER}/db/state.db") -> Keys:
-        """Live keys of the SQLite datastore with its WAL; safe while k3s runs, and when the node is off."""
-        return datastore.kine_live(self.path(state_db), prefix)
+    def kine_live(
+        self, prefix: str = "/registry/", state_db: str = f"{SERVER}/db/state.db", *, wal: bool = True
+    ) -> Keys:
+        """Live keys of the SQLite datastore with its WAL; safe while k3s runs, and when the node is off.
+
+        ``wal=False`` looks at the main file alone: what would be left of a copy that forgets the WAL.
+        """
+        return datastore.kine_live(self.path(state_db), prefix, wal=wal)
 
     def etcd_live(self, prefix: str = "/registry/", revision: int = 0) -> Keys:
         """Keys of the running etcd, by etcdctl; ``revision`` 0 is now."""
@@ -138,8 +158,15 @@ class Node(Machine):
         headers: Mapping[str, str] | None = None,
         timeout: float = 120.0,
     ) -> Answer:
-        """Ask the agent through its socket, as root, by curl. ``body`` is sent as JSON; LabError when nobody answers."""
+        """Ask the agent through its socket, as root, by curl. ``body`` goes as JSON. LabError when nobody answers."""
         return self._agent_curl(method, path, body, headers or {}, timeout, check=True)
+
+    def operation(self) -> dict[str, Any]:
+        """The newest operation as the API shows it."""
+        listed = self.api("GET", "/v1/operations").json
+        newest = (listed["operations"] if isinstance(listed, dict) else listed)[0]
+        found: dict[str, Any] = self.api("GET", f"/v1/operations/{newest['id']}").json
+        return found
 
     def ctl(self, *arguments: str, check: bool = False, timeout: float = 300.0) -> subprocess.CompletedProcess[str]:
         """Run ``k3s-ha-agentctl``; the exit code is the caller's to look at."""
@@ -149,15 +176,16 @@ class Node(Machine):
         """Start ``k3s-ha-agentctl`` and do not wait for it."""
         return self.spawn(["k3s-ha-agentctl", *arguments])
 
-    def remove_agent(self) -> None:
-        """Take the agent's package away, as its removal does: programs, units, library; the state stays."""
-        self.systemctl("disable", "--now", "--quiet", AGENT)
-        for path in ("/usr/bin/k3s-ha-agent", "/usr/bin/k3s-ha-agentctl", "/usr/lib/k3s-ha-agent"):
-            self.remove(path)
-        self.remove("/usr/lib/python3/dist-packages/k3s_ha_agent")
-        for unit in self.path("/lib/systemd/system/").glob("k3s-ha-agent*"):
-            self.remove(f"/lib/systemd/system/{unit.name}")
+    def kill_agent(self) -> None:
+        """SIGKILL for the agent; systemd starts it again after 2 s."""
+        self.systemctl("kill", "--kill-who=main", "--signal=KILL", AGENT)
+
+    def lose_agent(self) -> None:
+        """SIGKILL for the agent, and nobody starts it again: its unit is gone. The rescue and all state stay."""
+        self.remove("/etc/systemd/system/multi-user.target.wants/k3s-ha-agent.service")
+        self.remove("/lib/systemd/system/k3s-ha-agent.service")
         self.systemctl("daemon-reload")
+        self.systemctl("kill", "--kill-who=all", "--signal=KILL", AGENT)
 
     # --- below ------------------------------------------------------------------------------------------
 
@@ -178,7 +206,14 @@ class Node(Machine):
         return self._curl(arguments, method, body, headers, timeout, check=check)
 
     def _curl(
-        self, arguments: list[str], method: str, body: object, headers: Mapping[str, str], timeout: float, *, check: bool
+        self,
+        arguments: list[str],
+        method: str,
+        body: object,
+        headers: Mapping[str, str],
+        timeout: float,
+        *,
+        check: bool,
     ) -> Answer:
         """``timeout`` in seconds is curl's; without ``check`` no answer is status 0."""
         argv = ["curl", "--silent", "--show-error", "--include", "--max-time", f"{timeout:g}"]

@@ -99,14 +99,12 @@ def _make(root: Path) -> None:
 
 def _mirror() -> str | None:
     """The mirror this machine's apt takes the suite from; None leaves the choice to debootstrap."""
-    listing = run(
-        ["apt-get", "indextargets", "--format", "$(REPO_URI) $(CODENAME) $(COMPONENT) $(ORIGIN)", "Created-By: Packages"],
-        check=False,
-    )
+    fields = "$(REPO_URI) $(CODENAME) $(COMPONENT) $(ORIGIN)"
+    listing = run(["apt-get", "indextargets", "--format", fields, "Created-By: Packages"], check=False)
     for line in listing.stdout.splitlines():
-        fields = line.split()
-        if len(fields) == 4 and fields[1:] == [SUITE, "main", "Debian"] and fields[0].startswith(("http", "file:")):
-            return fields[0]
+        found = line.split()
+        if len(found) == 4 and found[1:] == [SUITE, "main", "Debian"] and found[0].startswith(("http", "file:")):
+            return found[0]
     return None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 CGROUP_ROOT = "k3s-ha-agent-lab"
@@ -18,15 +18,15 @@ class LabError(AssertionError):
 def run(
     argv: Sequence[str],
     *,
-    input: str | None = None,
+    input: str | None = None,  # noqa: A002 as subprocess.run has it
     check: bool = True,
     timeout: float = 60.0,
-    environment: Mapping[str, str] | None = None,
+    directory: Path | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Run a program of this machine. LabError with what it printed when it fails; ``timeout`` in seconds."""
     done = subprocess.run(
         argv, input=input, stdin=subprocess.DEVNULL if input is None else None, capture_output=True, text=True,
-        errors="replace", timeout=timeout, env=environment, check=False,
+        errors="replace", timeout=timeout, cwd=directory, check=False,
     )  # fmt: skip
     if check and done.returncode != 0:
         raise LabError(describe(argv, done))
@@ -202,8 +202,8 @@ def mount_overlay(target: Path, *, lower: Sequence[Path], upper: Path, work: Pat
     done = run(["mount", "-t", "overlay", "k3s-ha-agent-lab", "-o", options, str(target)], check=False)
     if done.returncode != 0:
         raise LabError(
-            f"An overlay cannot be mounted on {target}: {done.stderr.strip()}. The directory must lie on a plain disk file "
-            "system (ext4, xfs, btrfs), not on an overlay or tmpfs; set K3S_HA_AGENT_LAB_DIR to one that does."
+            f"An overlay cannot be mounted on {target}: {done.stderr.strip()}. The directory must lie on a plain disk "
+            "file system (ext4, xfs, btrfs), not on an overlay or tmpfs; set K3S_HA_AGENT_LAB_DIR to one that does."
         )
 
 

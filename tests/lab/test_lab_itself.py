@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -153,7 +153,7 @@ def test_two_labs_at_once_and_nothing_is_left(lab: Lab) -> None:
     assert len(other.leftovers()) > 5, "the lab does not see what it made"
     other.close()
     assert other.leftovers() == []
-    assert not other.directory.exists()
+    assert not other.directory.exists() and not (clean.STAMPS / other.id).exists()
     assert other.id not in Path("/proc/self/mountinfo").read_text()
     assert mine.exec(["true"]).returncode == 0, "the other lab was taken down with it"
     mine.destroy()
@@ -171,46 +171,51 @@ time.sleep(600)
 """
 
 
-def other_run() -> tuple[subprocess.Popen[str], clean.Stamp, int]:
+@pytest.fixture
+def other_run() -> Iterator[tuple[subprocess.Popen[str], clean.Stamp, int]]:
     """A lab of another process, with two booted nodes; its stamp and its keeper's pid."""
     child = subprocess.Popen([sys.executable, "-c", _RUN], cwd=CHECKOUT, stdout=subprocess.PIPE, text=True)
-    assert child.stdout is not None
-    words = child.stdout.readline().split()
-    assert len(words) == 2, "the other run made no lab"
-    return child, next(stamp for stamp in clean.stamps() if stamp.id == words[0]), int(words[1])
-
-
-def test_a_killed_run_leaves_nothing() -> None:
-    child, stamp, _ = other_run()
-    with child:
-        assert len(clean.lab_processes(stamp.id)) > 4
+    try:
+        assert child.stdout is not None
+        words = child.stdout.readline().split()
+        assert len(words) == 2, "the other run made no lab"
+        yield child, next(stamp for stamp in clean.stamps() if stamp.id == words[0]), int(words[1])
+    finally:
         child.kill()
+        child.communicate()
+
+
+OtherRun = tuple[subprocess.Popen[str], clean.Stamp, int]
+
+
+def test_a_killed_run_leaves_nothing(other_run: OtherRun) -> None:
+    child, stamp, _ = other_run
+    assert len(clean.lab_processes(stamp.id)) > 4
+    child.kill()
     wait_until_gone(stamp)
 
 
-def test_a_terminated_run_leaves_nothing() -> None:
-    child, stamp, _ = other_run()
-    with child:
-        child.terminate()
+def test_a_terminated_run_leaves_nothing(other_run: OtherRun) -> None:
+    child, stamp, _ = other_run
+    child.terminate()
     wait_until_gone(stamp)
 
 
-def test_cleaning_up_after_a_run_killed_with_its_keeper() -> None:
-    child, stamp, keeper = other_run()
-    with child:
-        os.kill(keeper, signal.SIGKILL)
-        assert not stamp.over()
-        clean.sweep()
-        assert clean.leftovers(stamp), "the lab of a living run was taken down"
-        child.kill()
+def test_cleaning_up_after_a_run_killed_with_its_keeper(other_run: OtherRun) -> None:
+    child, stamp, keeper = other_run
+    os.kill(keeper, signal.SIGKILL)
+    assert not stamp.over()
+    clean.sweep()
+    assert clean.leftovers(stamp), "the lab of a living run was taken down"
+    child.kill()
+    child.wait()
     assert clean.leftovers(stamp)
-    done = system.run([sys.executable, "-m", "tests.lab.clean"])
-    assert stamp.id in done.stdout
-    assert clean.leftovers(stamp) == []
+    clean.main([])
+    assert clean.leftovers(stamp) == [] and not stamp.path.exists()
 
 
 def wait_until_gone(stamp: clean.Stamp) -> None:
     deadline = time.monotonic() + 60
-    while left := clean.leftovers(stamp):
+    while left := [*clean.leftovers(stamp), *stamp.path.parent.glob(stamp.id)]:
         assert time.monotonic() < deadline, left
         time.sleep(0.1)

@@ -24,7 +24,7 @@ import yaml
 
 HERE = Path(__file__).resolve().parent
 RECORDING = HERE.parent / "recordings/k3s-1.22.2"
-PATIENCE = 60.0
+PATIENCE = float(os.environ.get("PATIENCE", "60"))
 """Seconds a wait may take on a noisy machine; never asserted."""
 
 T = TypeVar("T")
@@ -153,8 +153,8 @@ class K3s:
     @property
     def messages(self) -> str:
         """k3s's own lines without the one for each key."""
-        lines = [line for line in self.log.splitlines() if not line.startswith("{") and "Migrating etcd key" not in line]
-        return "\n".join(lines)
+        lines = [line for line in self.log.splitlines() if not line.startswith("{")]
+        return "\n".join(line for line in lines if "Migrating etcd key" not in line)
 
     @property
     def migrated_keys(self) -> list[str]:
@@ -245,7 +245,7 @@ class K3s:
             finally:
                 database.close()
 
-    def etcd_keys(self, prefix: str = "/registry/", *, revision: int = 0, port: int = 2379) -> dict[str, dict[str, Any]]:
+    def etcd_keys(self, prefix: str = "/registry/", revision: int = 0, port: int = 2379) -> dict[str, dict[str, Any]]:
         end = prefix[:-1] + chr(ord(prefix[-1]) + 1)
         body = {"key": _b64(prefix), "range_end": _b64(end), "revision": str(revision)}
         entries = self.gateway("kv/range", body, port=port).get("kvs", [])
@@ -254,6 +254,22 @@ class K3s:
             entry["value"] = base64.b64decode(entry.get("value", ""))
             found[base64.b64decode(entry["key"]).decode()] = entry
         return found
+
+    def etcd_keys_or_none(self, count: int) -> bool:
+        """Whether etcd answers already and has this many keys."""
+        try:
+            return len(self.etcd_keys()) == count
+        except OSError:
+            return False
+
+    def revision(self, port: int = 2379) -> int:
+        return int(self.gateway("maintenance/status", {}, port=port)["header"]["revision"])
+
+    def alarms_or_none(self) -> list[str] | None:
+        try:
+            return [a["alarm"] for a in self.gateway("maintenance/alarm", {"action": "GET"}).get("alarms", [])]
+        except OSError:
+            return None
 
     def etcd_at_end_of_copy(self, *, port: int = 2379) -> dict[str, bytes]:
         """Keys and values at the revision before the bootstrap key was made (design, "Migrate" 8)."""

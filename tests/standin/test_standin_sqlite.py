@@ -231,8 +231,8 @@ def test_seeding_adds_rows_that_lie_in_the_wal(k3s: K3s) -> None:
     assert len(seeded) == 38
     assert len(json.loads(rows[seeded[-1]])["data"]["content"]) == 500
     with sqlite3.connect(f"file:{k3s.db / 'state.db'}?mode=ro", uri=True) as database:
-        leased = database.execute("SELECT COUNT(*) FROM kine WHERE name LIKE '/registry/events/seeded/%' AND lease=3660")
-        assert leased.fetchone() == (3,)
+        wanted = "name LIKE '/registry/events/seeded/%' AND lease = 3660"
+        assert database.execute(f"SELECT COUNT(*) FROM kine WHERE {wanted}").fetchone() == (3,)
     k3s.set()
     k3s.up()
     assert k3s.http("/api/v1/namespaces/seeded/configmaps")[1]["items"][0]["metadata"]["name"] == "seed-00000"

@@ -18,16 +18,20 @@ from .gateway import EtcdStore, Gateway
 from .node import Node
 
 
-def start(node: Node, etcd: Etcd, token: identity.Token) -> None:
-    version = node.standin.version
+def bootstrap(node: Node, etcd: Etcd, token: identity.Token) -> None:
+    """What comes before certificates are made and 6443 is opened."""
     log.info("Managed etcd cluster bootstrap already complete and initialized")
     node.standin.point("etcd-existing")
-    if version.temporary_etcd:
+    # Without etcd's own certificates there is nothing to compare with: new CAs are made (R10).
+    if node.standin.version.temporary_etcd and (node.server / "tls/etcd/server-client.crt").exists():
         reconcile(node, etcd, token)
+
+
+def start(node: Node, etcd: Etcd) -> None:
     etcd.start(existing=True)
     etcd.wait_leader()
     test_membership(node, etcd)
-    if version.clears_nospace:
+    if node.standin.version.clears_nospace:
         clear_alarms(etcd)
     say_connected(node, etcd)
 

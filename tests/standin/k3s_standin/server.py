@@ -26,6 +26,7 @@ def run(flags: Flags, standin: Standin) -> None:
     standin.point("start")
     if standin.speed.start_delay:
         time.sleep(standin.speed.start_delay)
+    seed.fresh(node.server, standin)
     existing.handle_tombstone(node)
     etcd = Etcd(node.server, node.name, node.address, standin, flags)
     endpoint, server_url = flags.get("datastore-endpoint"), flags.get("server")
@@ -35,15 +36,14 @@ def run(flags: Flags, standin: Standin) -> None:
     node.etcd = etcd if wanted else None
     if not wanted and not endpoint and standin.version.etcd_name_on_sqlite:
         etcd.ensure_name()
-    seed.fresh(node.server, standin)
-    token = credentials(node, joins)
+    token = credentials(node, etcd, joins)
     if joins:
         joining.compare_critical(node, token)
     listen(node)
     if wanted and joins:
         join(node, etcd, token)
     elif wanted and etcd.initialized:
-        existing.start(node, etcd, token)
+        existing.start(node, etcd)
     elif wanted:
         first_start(node, etcd)
     else:
@@ -83,8 +83,8 @@ def stop(node: Node) -> None:
     log.leave(0)
 
 
-def credentials(node: Node, joins: bool) -> identity.Token:
-    """Token, certificates, cred: made where missing, fetched by a server that joins."""
+def credentials(node: Node, etcd: Etcd, joins: bool) -> identity.Token:
+    """Token, certificates, cred: fetched by a server that joins, compared with etcd's, made where missing."""
     server, flags = node.server, node.flags
     text = flags.get("token")
     if not text and flags.get("token-file"):
@@ -100,6 +100,8 @@ def credentials(node: Node, joins: bool) -> identity.Token:
         passwd = server / "cred/passwd"
         found = identity.users(server)["server"][0] if passwd.exists() else secrets.token_hex(16)
         token = identity.Token(found)
+    if etcd.initialized:
+        existing.bootstrap(node, etcd, token)
     pki.ensure_cas(server / "tls")
     pki.ensure_leaves(server / "tls", node.name, [node.address, *flags.all("node-ip")], flags.all("tls-san"))
     if token.ca_hash and token.ca_hash != pki.ca_hash(server / "tls") and flags.get("token"):
@@ -124,7 +126,7 @@ def first_start(node: Node, etcd: Etcd) -> None:
     if standin.version.new_milestones:
         log.info("Starting etcd for new cluster, cluster-reset=false")
     etcd.start()
-    standin.point("etcd-started")
+    standin.point("wal-created")
     if (node.server / "db/state.db").exists():
         migration.migrate(node.server, etcd, standin)
     etcd.wait_leader()

@@ -20,7 +20,7 @@ POINTS = (
     "start",  # before anything else
     "sqlite-open",  # a start that uses SQLite, before it is opened
     "etcd-existing",  # a start on an existing etcd, before it is started
-    "etcd-started",  # wal exists, no key copied, etcd has perhaps no leader yet
+    "wal-created",  # no leader yet; killed here, etcd may have lost its own membership and never serve
     "before-copy",  # etcd answers, no key copied
     "after-copy",  # every key copied, state.db not yet renamed
     "after-rename",  # state.db.migrated exists, no bootstrap key

@@ -125,13 +125,17 @@ def test_json_is_the_record_at_the_end(agent: Agent, kind: str) -> None:
 
 def test_refused_by_preflight(agent: Agent) -> None:
     scene = agent(refused=True)
-    for extra in ([], ["--dry-run"]):
-        result = scene.run("migrate", *extra)
-        assert result.code == 5
-        assert "leftovers   refused" in result.out
-        assert result.err.startswith("error: 1 of 3 checks refused.")
-        result = scene.run("migrate", "-o", "json", *extra)
-        assert (result.code, result.json["code"], len(result.json["checks"])) == (5, "preflight-failed", 3)
+    result = scene.run("migrate")
+    assert result.code == 5
+    assert "leftovers   refused" in result.out
+    assert result.err.startswith("error: 1 of 3 checks refused.")
+    result = scene.run("migrate", "-o", "json")
+    assert (result.code, result.json["code"], len(result.json["checks"])) == (5, "preflight-failed", 3)
+    result = scene.run("migrate", "--dry-run")
+    assert result.code == 5
+    assert "leftovers   refused" in result.out
+    assert "It would be refused: leftovers." in result.out
+    assert scene.run("migrate", "--dry-run", "-o", "json").code == 5
     assert scene.run("operations", "-o", "json").json == {"operations": []}
 
 
@@ -158,8 +162,9 @@ def test_dry_run(agent: Agent) -> None:
     scene = agent()
     result = scene.run("migrate", "--dry-run")
     assert result.code == 0
-    assert "4  start-k3s" in result.out
-    assert "1245" in result.out
+    assert "4  start-k3s\n" in result.out
+    assert "7  clean-up        after the commitment\n" in result.out
+    assert "live keys   1245\nlive bytes  2.0 KiB\ntimeout     5m\nfsync p99   unknown\n" in result.out
     assert result.out.endswith("This was a dry run: nothing was changed.\n")
     assert scene.run("migrate", "--dry-run", "-o", "json").json["estimates"]["live_keys"] == 1245
     assert scene.run("operations", "-o", "json").json == {"operations": []}

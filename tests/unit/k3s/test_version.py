@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -24,9 +25,10 @@ def test_order() -> None:
         "v2.0.0+k3s1",
     ]
     versions = [Version.parse(text) for text in rising]
-    assert sorted(reversed(versions)) == versions
+    falling = versions[::-1]
+    assert sorted(falling) == versions
     assert len(set(versions)) == len(versions)
-    assert all(a < b for a, b in zip(versions, versions[1:], strict=False))
+    assert all(a < b for a, b in itertools.pairwise(versions))
     assert Version.parse("1.22.2") == Version.parse("v1.22.2")
 
 

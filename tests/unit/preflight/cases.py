@@ -352,6 +352,7 @@ CASES: list[Case] = [
         "unmeasured-accepted",
     ),
     _migrate("clock", WARNED, _with(clock_synchronised=False), ("timedatectl set-ntp true",), "unsynchronised"),
+    _migrate("clock", WARNED, _with(clock_synchronised=Missing("Nobody says.")), ("Nobody says.",), "unknown"),
     _migrate("clock", WARNED, _files(credentials_in_future=("cred/passwd",)), ("cred/passwd",), "future"),
     # --- addresses
     _migrate("node-address", REFUSED, _plain("--node-ip=10.99.0.12"), ("10.99.0.12", "10.99.0.11"), "other-pin"),

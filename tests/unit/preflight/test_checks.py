@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
+from k3s_ha_agent.host.resources import Disk, FsyncProbe, Memory
 from k3s_ha_agent.k3s.configuration import effective
 from k3s_ha_agent.k3s.kine import KineSummary
 from k3s_ha_agent.k3s.version import Version
 from k3s_ha_agent.model import CheckStatus, Kind
+from k3s_ha_agent.preflight import sizes
 from k3s_ha_agent.preflight.ports import needed
+from k3s_ha_agent.preflight.results import Missing
 from k3s_ha_agent.preflight.run import registry, run
-from k3s_ha_agent.preflight.subject import Addresses
+from k3s_ha_agent.preflight.subject import Addresses, Place, Places, Subject
 from tests.unit.preflight.cases import CASES, Case
 from tests.unit.preflight.subjects import CONFIG, GIB, configuration, files, good
 
@@ -138,3 +142,54 @@ async def test_encrypted_secrets_at_rest_pass(summary: KineSummary) -> None:
 )
 def test_ports_of_the_temporary_etcd_by_version(version: str, temporary: bool) -> None:
     assert (2399 in needed(Version.parse(version))) == temporary
+
+
+def _exactly(subject: Subject, name: str, summary: KineSummary, more: int) -> Subject:
+    """The subject at the limit of a check, or ``more`` beyond it."""
+    disk = Disk(total=100 * GIB, free=50 * GIB, device=1)
+    match name:
+        case "request-size":
+            return dataclasses.replace(
+                subject, kine=dataclasses.replace(summary, biggest_bytes=1536 * 1024 - 4096 + more)
+            )
+        case "quota":
+            limit = sizes.backend(summary.live_bytes, summary.live_rows) - more
+            return dataclasses.replace(subject, configuration=configuration(f"--etcd-arg=quota-backend-bytes={limit}"))
+        case "memory":
+            return dataclasses.replace(subject, memory=Memory(4 * GIB, 3 * summary.live_bytes - more))
+        case "slow-disk":
+            return dataclasses.replace(subject, fsync=FsyncProbe(100, 0.001, 0.010 + more, 1.0))
+        case "pending-changes":
+            return files(subject, changed_at={Path("/x"): 1_800_000_000.0 + more})
+        case _:
+            assert name == "disk" and not isinstance(subject.files, Missing)
+            live, rows, copy = summary.live_bytes, summary.live_rows, subject.files.sqlite_bytes
+            wanted = 3 * copy + sizes.SMALL_FILES + 2 * sizes.CONFIG_FILES
+            wanted += 2 * sizes.etcd(live, rows) + sizes.backend(live, rows)
+            here = dataclasses.replace(disk, free=wanted - more)
+            place = Place(Path("/one"), here)
+            return dataclasses.replace(subject, places=Places(place, place, place, place))
+
+
+@pytest.mark.parametrize("name", ["request-size", "quota", "memory", "slow-disk", "pending-changes", "disk"])
+async def test_the_limit_itself_is_allowed_and_one_beyond_it_is_not(name: str, summary: KineSummary) -> None:
+    """For the disk: all that is needed on one file system is added up."""
+    for more, allowed in ((0, True), (1, False)):
+        results = await run(Kind.MIGRATE, _exactly(good(Kind.MIGRATE, summary), name, summary, more))
+        assert (next(r.status for r in results if r.name == name) is CheckStatus.OK) == allowed, more
+
+
+async def test_a_quota_of_zero_is_the_default_and_not_none(summary: KineSummary) -> None:
+    large = dataclasses.replace(summary, live_rows=1000, live_bytes=2 * GIB)
+    for value, status in ((0, CheckStatus.REFUSED), (-1, CheckStatus.OK)):
+        subject = dataclasses.replace(
+            good(Kind.MIGRATE, large), configuration=configuration(f"--etcd-arg=quota-backend-bytes={value}")
+        )
+        results = await run(Kind.MIGRATE, subject)
+        assert next(r.status for r in results if r.name == "quota") is status
+
+
+async def test_a_refusing_disk_is_accepted_only_on_request(summary: KineSummary) -> None:
+    at_the_limit = dataclasses.replace(good(Kind.MIGRATE, summary), fsync=FsyncProbe(100, 0.1, 0.100, 0.1))
+    results = await run(Kind.MIGRATE, at_the_limit)
+    assert next(r.status for r in results if r.name == "slow-disk") is CheckStatus.WARNED

@@ -1,0 +1,85 @@
+"""What the checkout says a package must hold; read from the files that say it."""
+
+from __future__ import annotations
+
+import configparser
+import re
+from pathlib import Path
+
+from tests.packaging.build import CHECKOUT
+
+UNITS = sorted(CHECKOUT.glob("systemd/*.service"))
+PRIVATE = "usr/lib/k3s-ha-agent"
+"""Where the rescue is, and the modules in an .rpm."""
+
+
+def setup() -> configparser.ConfigParser:
+    parser = configparser.ConfigParser()
+    parser.read(CHECKOUT / "setup.cfg")
+    return parser
+
+
+def version() -> str:
+    found = re.search(r'^__version__ = "(.+)"$', (CHECKOUT / "k3s_ha_agent/__init__.py").read_text(), re.MULTILINE)
+    assert found
+    return found[1]
+
+
+def requirements() -> dict[str, str]:
+    """The lowest version of each module the agent needs, by its name on PyPI in lower case."""
+    lines = setup()["options"]["install_requires"].split("\n")
+    split = (line.split(">=") for line in lines if line.strip())
+    return {name.strip().lower(): lowest.strip() for name, lowest in split}
+
+
+def programs() -> dict[str, str]:
+    """``module:function`` of each program: the daemon, and what setup.cfg names."""
+    lines = setup()["options.entry_points"]["console_scripts"].strip().splitlines()
+    named = dict(tuple(part.strip() for part in line.split("=")) for line in lines)
+    return {"k3s-ha-agent": "k3s_ha_agent.__main__:main", **named}
+
+
+def modules() -> list[Path]:
+    """Every file of the Python package."""
+    return sorted(
+        p for p in (CHECKOUT / "k3s_ha_agent").rglob("*") if p.is_file() and "__pycache__" not in p.parts
+    )
+
+
+def differences(tree: Path, module_directory: str, unit_directory: str) -> list[str]:
+    """How an unpacked package differs from the checkout, in what both packages have in common."""
+    expected: dict[str, bytes] = {
+        "etc/k3s-ha-agent/config.yaml": (CHECKOUT / "packaging/config.yaml").read_bytes(),
+        f"{PRIVATE}/rescue": b"#!/usr/bin/python3 -IS\n" + (CHECKOUT / "k3s_ha_agent/rescue.py").read_bytes(),
+        f"{PRIVATE}/unfinished": (CHECKOUT / "packaging/lib/unfinished").read_bytes(),
+        "usr/lib/sysusers.d/k3s-ha-agent.conf": (CHECKOUT / "systemd/k3s-ha-agent.sysusers.conf").read_bytes(),
+        "usr/lib/tmpfiles.d/k3s-ha-agent.conf": (CHECKOUT / "systemd/k3s-ha-agent.tmpfiles.conf").read_bytes(),
+    }
+    for unit in UNITS:
+        expected[f"{unit_directory}/{unit.name}"] = unit.read_bytes()
+    for catalog in CHECKOUT.glob("systemd/*.catalog"):
+        expected[f"usr/lib/systemd/catalog/{catalog.name}"] = catalog.read_bytes()
+    for program in programs():
+        expected[f"usr/bin/{program}"] = (CHECKOUT / "packaging/bin" / program).read_bytes()
+    for module in modules():
+        expected[f"{module_directory}/{module.relative_to(CHECKOUT)}"] = module.read_bytes()
+    found = []
+    for path, content in expected.items():
+        file = tree / path
+        if not file.is_file():
+            found.append(f"{path} is missing")
+        elif file.read_bytes() != content:
+            found.append(f"{path} is another file")
+    return found
+
+
+def wrong_modes(tree: Path) -> list[str]:
+    """Files that are not as everything in a package is: owned by root, nothing writable by others, nothing odd."""
+    found = []
+    for path in sorted(tree.rglob("*")):
+        status = path.lstat()
+        executable = path.is_dir() or path.parent.name == "bin" or path.name in ("rescue", "unfinished")
+        wanted = 0o755 if executable else 0o644
+        if path.is_symlink() or (status.st_uid, status.st_gid, status.st_mode & 0o7777) != (0, 0, wanted):
+            found.append(f"{path.relative_to(tree)} {status.st_uid}:{status.st_gid} {status.st_mode & 0o7777:o}")
+    return found

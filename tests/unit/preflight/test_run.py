@@ -1,0 +1,77 @@
+"""What is not known is not passed."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from k3s_ha_agent.errors import NotImplementedYet
+from k3s_ha_agent.k3s.kine import KineSummary
+from k3s_ha_agent.model import CheckStatus, Datastore, Kind
+from k3s_ha_agent.preflight.results import Missing
+from k3s_ha_agent.preflight.run import checks_for, refused, registry, run
+from tests.unit.preflight.subjects import files, good
+
+
+async def test_a_missing_fact_refuses_every_check_that_needs_it(summary: KineSummary) -> None:
+    subject = dataclasses.replace(good(Kind.MIGRATE, summary), memory=Missing("Nobody says."))
+    results = {r.name: r for r in await run(Kind.MIGRATE, subject) if r.status is not CheckStatus.OK}
+    assert set(results) == {"memory"}
+    assert results["memory"].found == "Nobody says." and results["memory"].remedy
+
+
+@pytest.mark.parametrize("kind", [Kind.MIGRATE, Kind.ROLLBACK])
+async def test_no_check_passes_without_its_facts(kind: Kind, summary: KineSummary) -> None:
+    """Every fact that is looked at, missing by itself, makes something object."""
+    subject = good(kind, summary)
+    ignored = set()
+    for field in dataclasses.fields(subject):
+        if isinstance(getattr(subject, field.name), Missing) or "Missing" not in str(field.type):
+            continue
+        unknown: dict[str, Any] = {field.name: Missing("Nobody says.")}
+        results = await run(kind, dataclasses.replace(subject, **unknown))
+        if all(r.status is CheckStatus.OK for r in results):
+            ignored.add(field.name)
+    not_for_a_rollback = {"running_version", "listeners", "fsync", "addresses", "clock_synchronised", "memory"}
+    not_for_a_rollback |= {"node", "api_ready"}
+    assert ignored == ({"members", "pre_image"} if kind is Kind.MIGRATE else not_for_a_rollback)
+
+
+async def test_what_another_check_refuses_is_passed_over(summary: KineSummary) -> None:
+    subject = files(good(Kind.MIGRATE, summary), datastore=Datastore.ETCD, datastore_detail="On etcd.")
+    subject = dataclasses.replace(subject, kine=Missing("On etcd.", "datastore"))
+    results = {r.name: r for r in await run(Kind.MIGRATE, subject)}
+    assert [r.name for r in refused(results.values())] == ["datastore"]
+    assert results["sqlite"].found == results["quota"].found == "Not looked at: see the check datastore."
+
+
+async def test_passing_over_needs_the_other_check_to_have_refused(summary: KineSummary) -> None:
+    """The datastore is SQLite, so there is no excuse for not having read it."""
+    subject = dataclasses.replace(good(Kind.MIGRATE, summary), kine=Missing("Unread.", "datastore"))
+    results = refused(await run(Kind.MIGRATE, subject))
+    assert {"sqlite", "live-rows", "quota", "memory", "disk", "bootstrap-key"} <= {r.name for r in results}
+
+
+async def test_a_warning_is_no_excuse_either(summary: KineSummary) -> None:
+    subject = dataclasses.replace(good(Kind.MIGRATE, summary), clock_synchronised=False, kine=Missing("No.", "clock"))
+    assert "sqlite" in {r.name for r in refused(await run(Kind.MIGRATE, subject))}
+
+
+async def test_no_room_for_the_copy_is_refused_by_disk_alone(summary: KineSummary) -> None:
+    subject = files(good(Kind.MIGRATE, summary), sqlite_bytes=1 << 50)
+    subject = dataclasses.replace(subject, kine=Missing("No room.", "disk"))
+    assert [r.name for r in refused(await run(Kind.MIGRATE, subject))] == ["disk"]
+
+
+async def test_a_kind_without_checks_is_not_passed(summary: KineSummary) -> None:
+    with pytest.raises(NotImplementedYet):
+        checks_for(Kind.JOIN)
+    with pytest.raises(ValueError, match="gathered for migrate"):
+        await run(Kind.ROLLBACK, good(Kind.MIGRATE, summary))
+
+
+def test_the_registry_is_in_order_and_complete() -> None:
+    names = [check.name for check in registry()]
+    assert names == sorted(set(names)) and len(names) >= 40
