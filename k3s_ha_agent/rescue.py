@@ -39,6 +39,7 @@ LOCK_GRACE = 30.0
 """Seconds an agent that still holds the lock may take before it is taken for hung and killed."""
 STOP_TIMEOUT = 90.0
 START_TIMEOUT = 300.0
+TIMER = "k3s-ha-agent-rescue.timer"
 
 
 class RescueError(Exception):
@@ -281,8 +282,17 @@ def bring_back_etcd(rescue: dict[str, Any]) -> None:
 
 
 def open_gate(rescue: dict[str, Any]) -> None:
-    remove(Path(rescue["gate"]))
+    gate = Path(rescue["gate"])
+    remove(gate)
+    with contextlib.suppress(OSError):
+        gate.parent.rmdir()  # only when it is empty
     systemctl("daemon-reload")
+
+
+def disarm() -> None:
+    """Stop the timer when it was not what started us: it would stand against the next operation."""
+    with contextlib.suppress(RescueError):  # gone already
+        systemctl("stop", TIMER)
 
 
 def bring_back(path: Path, record: dict[str, Any]) -> None:
@@ -300,6 +310,7 @@ def bring_back(path: Path, record: dict[str, Any]) -> None:
     save(path, record)
     start(unit)
     open_gate(rescue)
+    disarm()
     end(path, record, "rolled_back", "brought back by the rescue")
     say(f"{unit} runs on {rescue['goal']} again")
 

@@ -6,12 +6,15 @@
 #   ... PACKAGE_SUFFIX=~previous      another version of the same files, to test an upgrade
 packaging_dir := $(dir $(lastword $(MAKEFILE_LIST)))
 
-.PHONY: deb rpm
+.PHONY: deb rpm packages
 
-deb:
-	$(packaging_dir)prepare deb
-	$(packaging_dir)build-deb
+deb: ## the Debian package, into dist/
+	@$(packaging_dir)prepare deb
+	@$(packaging_dir)build-deb
 
-rpm:
-	$(packaging_dir)prepare rpm
-	$(packaging_dir)build-rpm
+rpm: ## the rpm package, into dist/
+	@$(packaging_dir)prepare rpm
+	@$(packaging_dir)build-rpm
+
+packages: setup ## both packages: what is in them, lintian, rpmlint, installed, upgraded and removed in roots
+	$(SUDO) $(PYTEST) tests/packaging $(ARGS)

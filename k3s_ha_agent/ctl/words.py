@@ -10,7 +10,7 @@ from k3s_ha_agent.durations import format_duration
 
 Json = Mapping[str, Any]
 
-EXIT_CODES = {"succeeded": 0, "rolled_back": 3, "rollback_failed": 3, "refused": 5}
+EXIT_CODES = {"succeeded": 0, "rolled_back": 3, "rollback_failed": 4, "refused": 5}
 
 
 def finished(operation: Json) -> bool:

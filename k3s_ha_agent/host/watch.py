@@ -8,6 +8,8 @@ every ``poll`` seconds, events or not. Nothing rests on an event.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,6 +24,10 @@ T = TypeVar("T")
 
 _QUIET = 0.02
 """Seconds between looks at the most, however many events come: etcd's WAL alone makes thousands."""
+
+
+_BLOCKED = 5.0
+"""Seconds watchdog may take to begin or end."""
 
 
 class _Tell(FileSystemEventHandler):
@@ -53,14 +59,18 @@ class DirectoryWatch:
         self._watched: dict[Path, tuple[tuple[int, int], Any]] = {}
         self._polling_only = False
         self._changed = asyncio.Event()
+        self._closed = False
+        self._lock = threading.Lock()
+        """One thread at a time arms or disarms; after the end none arms any more."""
 
     async def __aenter__(self) -> DirectoryWatch:
         self._tell = _Tell(asyncio.get_running_loop(), self._changed)
-        await asyncio.to_thread(self._arm)
+        await self._in_thread(self._arm)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await asyncio.to_thread(self._disarm)
+        self._closed = True
+        await self._in_thread(self._disarm)
 
     @property
     def polling_only(self) -> bool:
@@ -85,7 +95,30 @@ class DirectoryWatch:
             except TimeoutError:
                 pass  # the look that needs no event
             if self._stale():
-                await asyncio.to_thread(self._arm)
+                await self._in_thread(self._arm)
+
+    async def _in_thread(self, act: Callable[[], None]) -> None:
+        """Run what may block in a thread that nobody has to wait for.
+
+        watchdog joins the thread that reads from inotify, and that one waits for a last event from the
+        kernel: when it does not come, watching is given up and the thread left behind.
+        """
+        ended: concurrent.futures.Future[None] = concurrent.futures.Future()
+
+        def run() -> None:
+            try:
+                act()
+            except BaseException as error:  # noqa: BLE001 - handed to the caller
+                ended.set_exception(error)
+            else:
+                ended.set_result(None)
+
+        threading.Thread(target=run, name="watch", daemon=True).start()
+        try:
+            async with asyncio.timeout(_BLOCKED):
+                await asyncio.shield(asyncio.wrap_future(ended))
+        except TimeoutError:
+            self._give_up("watchdog did not come back")
 
     # --- watches follow what exists ---------------------------------------------------------------
 
@@ -106,37 +139,46 @@ class DirectoryWatch:
         return wanted
 
     def _arm(self) -> None:
-        """Bring the watches in line with what exists. Blocks for a moment; in a thread."""
+        """Bring the watches in line with what exists."""
+        with self._lock:
+            if self._polling_only or self._closed:
+                return
+            try:
+                self._follow(self._wanted())
+            except FileNotFoundError:
+                return  # gone between the stat and the watch; the next look sees that
+            except OSError as error:
+                self._give_up(str(error))
         if self._polling_only:
-            return
-        try:
-            if self._observer is None:
-                make: Any = Observer
-                self._observer = make()
-                self._observer.start()
-            wanted = self._wanted()
-            for path, (at, watch) in list(self._watched.items()):
-                if wanted.get(path) != at:
-                    del self._watched[path]
-                    self._observer.unschedule(watch)
-            for path, at in wanted.items():
-                if path not in self._watched:
-                    watch = self._observer.schedule(self._tell, str(path), recursive=False)
-                    self._watched[path] = (at, watch)
-        except FileNotFoundError:
-            return  # gone between the stat and the watch; the next look sees that
-        except OSError as error:
+            self._disarm()
+
+    def _follow(self, wanted: dict[Path, tuple[int, int]]) -> None:
+        if self._observer is None:
+            make: Any = Observer
+            self._observer = make()
+            self._observer.start()
+        for path, (at, watch) in list(self._watched.items()):
+            if wanted.get(path) != at:
+                del self._watched[path]
+                self._observer.unschedule(watch)
+        for path, at in wanted.items():
+            if path not in self._watched:
+                watch = self._observer.schedule(self._tell, str(path), recursive=False)
+                self._watched[path] = (at, watch)
+
+    def _give_up(self, reason: str) -> None:
+        if not self._polling_only:
             self._polling_only = True
             _log.warning(
                 "Files cannot be watched by inotify; changes are noticed by looking for them",
                 directory=str(self.paths[0]),
-                error=str(error),
+                error=reason,
             )
-            self._disarm()
 
     def _disarm(self) -> None:
-        observer, self._observer = self._observer, None
-        self._watched.clear()
-        if observer is not None:
-            observer.stop()
-            observer.join(5)
+        with self._lock:
+            observer, self._observer = self._observer, None
+            self._watched.clear()
+            if observer is not None:
+                observer.stop()
+                observer.join()

@@ -42,12 +42,13 @@ class LostWrites:
 async def lost_writes(layout: Layout, sealed: Path) -> LostWrites:
     """Compare etcd as it is now with the sealed pre-image, without what is volatile. EtcdError, KineError."""
     async with EtcdClient.from_layout(layout) as etcd:
-        rows = (row for row in kine.live_rows(sealed) if not _volatile(row.key))
-        keys = (key async for key in etcd.range(b"/registry/") if not _volatile(key.key))
+        rows = (row for row in kine.live_rows(sealed) if not volatile(row.key))
+        keys = (key async for key in etcd.range(b"/registry/") if not volatile(key.key))
         result = await compare(rows, keys)
     examples = (*result.extra, *result.different, *result.missing)
     return LostWrites(result.different_count, result.extra_count, result.missing_count, tuple(examples[:5]))
 
 
-def _volatile(key: bytes) -> bool:
+def volatile(key: bytes) -> bool:
+    """Whether Kubernetes writes this key by itself all the time."""
     return key.startswith(tuple(prefix.encode() for prefix in VOLATILE))

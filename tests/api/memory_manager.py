@@ -56,7 +56,7 @@ BODY = {
     Kind.ROLLBACK: {"writes", "confirm_lost_writes", "timeout", "stability", "dry_run"},
 }
 CHECKS = (
-    CheckResult("version", CheckStatus.OK, "k3s v1.22.2+k3s1", "v1.22.2 or later"),
+    CheckResult("version", CheckStatus.OK, "k3s v1.22.2+k3s1", "≥ v1.22.2"),
     CheckResult("disk-speed", CheckStatus.WARNED, "fsync p99 12 ms", "10 ms", "Use an SSD."),
 )
 REFUSED_CHECK = CheckResult(

@@ -90,10 +90,12 @@ async def test_events_arrive_while_it_runs_and_silence_is_filled(start: Start) -
 
 
 async def test_a_caller_that_leaves_is_let_go(start: Start) -> None:
-    api = await start(Play(hold_at="start-k3s"))
+    """Without waiting for the next thing to send to it."""
+    api = await start(Play(hold_at="start-k3s"), limits=Limits(keep_alive=3600))
     operation = await api.begin()
     async with api.session.get(f"http://localhost/v1/operations/{operation}/events") as response:
-        await response.content.readline()
+        while b'"start-k3s"' not in await response.content.readline():
+            pass
         assert api.server.service.long_calls == 1
     while api.server.service.long_calls or api.manager.following:
         await asyncio.sleep(0.01)

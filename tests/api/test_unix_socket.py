@@ -8,6 +8,7 @@ import socket
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,8 @@ AGENT = Path(__file__).with_name("agent.py")
 ROOT = AGENT.parents[2]
 
 
-def agent(rundir: Path) -> subprocess.Popen[str]:
+@pytest.fixture
+def other_agent(rundir: Path) -> Iterator[subprocess.Popen[str]]:
     """Another agent, listening."""
     process = subprocess.Popen(
         [sys.executable, str(AGENT), "--socket", str(rundir / "api.sock"), "--directory", str(rundir)],
@@ -31,9 +33,13 @@ def agent(rundir: Path) -> subprocess.Popen[str]:
         text=True,
         env={"PYTHONPATH": str(ROOT)},
     )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "listening\n"
-    return process
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "listening\n"
+        yield process
+    finally:
+        process.kill()
+        process.communicate(timeout=60)
 
 
 async def test_owner_and_mode(start: Start) -> None:
@@ -51,29 +57,28 @@ async def test_stopping_takes_the_name_away(start: Start) -> None:
     assert not api.path.exists()
 
 
-async def test_the_socket_of_a_killed_agent_is_replaced(rundir: Path, start: Start) -> None:
-    dead = agent(rundir)
-    dead.kill()
-    dead.communicate(timeout=60)
+async def test_the_socket_of_a_killed_agent_is_replaced(
+    rundir: Path, start: Start, other_agent: subprocess.Popen[str]
+) -> None:
+    other_agent.kill()
+    other_agent.wait(timeout=60)
     inode = (rundir / "api.sock").stat().st_ino
     api = await start()
     assert api.path.stat().st_ino != inode
     assert (await api.ask("GET", "/livez"))[0] == 200
 
 
-async def test_the_socket_of_a_living_agent_is_not_taken(rundir: Path, start: Start) -> None:
-    living = agent(rundir)
-    try:
-        with pytest.raises(Conflict, match="Another agent"):
-            await start()
-        # It still answers, under the name.
-        with socket.socket(socket.AF_UNIX) as client:
-            client.connect(str(rundir / "api.sock"))
-            client.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-            assert client.makefile("rb").readline() == b"HTTP/1.1 200 OK\r\n"
-    finally:
-        living.terminate()
-        living.communicate(timeout=60)
+async def test_the_socket_of_a_living_agent_is_not_taken(
+    rundir: Path, start: Start, other_agent: subprocess.Popen[str]
+) -> None:
+    with pytest.raises(Conflict, match="Another agent"):
+        await start()
+    # It still answers, under the name.
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(rundir / "api.sock"))
+        client.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        assert client.makefile("rb").readline() == b"HTTP/1.1 200 OK\r\n"
+    assert other_agent.poll() is None
 
 
 def test_a_listener_that_holds_no_lock_is_not_replaced(rundir: Path) -> None:

@@ -19,8 +19,12 @@ from pathlib import Path
 from tests.lab import system
 from tests.lab.system import LabError
 
-STAMPS = Path("/run/k3s-ha-agent-lab")
 PREFIX = "k3sha-"
+
+
+def stamps_directory() -> Path:
+    """Where the stamps are; another one only in the lab's own tests, so that no other lab cleans up for them."""
+    return Path(os.environ.get("K3S_HA_AGENT_LAB_STAMPS", "/run/k3s-ha-agent-lab"))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -38,7 +42,7 @@ class Stamp:
 
     @property
     def path(self) -> Path:
-        return STAMPS / self.id
+        return stamps_directory() / self.id
 
     def write(self) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
@@ -68,7 +72,7 @@ def machine(lab: str, node: str) -> str:
 
 def stamps() -> list[Stamp]:
     found = []
-    for path in sorted(STAMPS.glob("*/lab.json")):
+    for path in sorted(stamps_directory().glob("*/lab.json")):
         try:
             found.append(Stamp(**json.loads(path.read_text())))
         except FileNotFoundError:  # its lab was taken down meanwhile

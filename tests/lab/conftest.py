@@ -12,6 +12,7 @@ from tests.lab.lab import Lab
 from tests.lab.node import Node
 from tests.lab.servers import make_server
 
+pytest.register_assert_rewrite("tests.lab.scenarios")
 LAB = pytest.StashKey[Lab]()
 
 

@@ -272,7 +272,7 @@ class SharedServer:
             return False
         if node.exists(FAULTS):
             node.standin(version=self._options.get("version", VERSION), speed=self._options.get("speed", {}))
-            node.remove(FAULTS)
+            node.remove(str(Path(FAULTS).parent))
             node.systemctl("daemon-reload")
         settled = all(record["outcome"] == "rolled_back" for record in records(node))
         return settled and node.k3s_ready() and node.agent_ready()

@@ -18,6 +18,7 @@ from tests.lab.node import Node
 from tests.lab.system import LabError
 
 NewNode = Callable[[str], Node]
+OtherRun = tuple[subprocess.Popen[str], clean.Stamp, int]
 
 
 @pytest.fixture
@@ -90,7 +91,9 @@ def test_a_hard_reboot_keeps_files_and_ends_everything(node: Node) -> None:
     node.exec(["systemd-run", "--quiet", "--unit=lab-sleeper", "sleep", "7777"])
     child = node.spawn(["sleep", "8888"])
     node.write("/run/lab-file", "in memory\n")
-    node.reboot_hard()
+    node.kill()
+    assert clean.lab_processes(node.lab.id) == []
+    node.boot()
     assert node.read("/etc/lab-file") == "on the overlay\n"
     assert node.exec(["cat", "/var/lib/rancher/lab-file"]).stdout == "on the disk\n"
     assert node.read("/var/lib/k3s-ha-agent/lab-file") == "from inside\n"
@@ -153,7 +156,7 @@ def test_two_labs_at_once_and_nothing_is_left(lab: Lab) -> None:
     assert len(other.leftovers()) > 5, "the lab does not see what it made"
     other.close()
     assert other.leftovers() == []
-    assert not other.directory.exists() and not (clean.STAMPS / other.id).exists()
+    assert not other.directory.exists() and not (clean.stamps_directory() / other.id).exists()
     assert other.id not in Path("/proc/self/mountinfo").read_text()
     assert mine.exec(["true"]).returncode == 0, "the other lab was taken down with it"
     mine.destroy()
@@ -172,8 +175,9 @@ time.sleep(600)
 
 
 @pytest.fixture
-def other_run() -> Iterator[tuple[subprocess.Popen[str], clean.Stamp, int]]:
-    """A lab of another process, with two booted nodes; its stamp and its keeper's pid."""
+def other_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[OtherRun]:
+    """A lab of another process, with two booted nodes; its stamp and its keeper's pid. Nobody else knows of it."""
+    monkeypatch.setenv("K3S_HA_AGENT_LAB_STAMPS", str(tmp_path))
     child = subprocess.Popen([sys.executable, "-c", _RUN], cwd=CHECKOUT, stdout=subprocess.PIPE, text=True)
     try:
         assert child.stdout is not None
@@ -183,9 +187,7 @@ def other_run() -> Iterator[tuple[subprocess.Popen[str], clean.Stamp, int]]:
     finally:
         child.kill()
         child.communicate()
-
-
-OtherRun = tuple[subprocess.Popen[str], clean.Stamp, int]
+        clean.sweep()
 
 
 def test_a_killed_run_leaves_nothing(other_run: OtherRun) -> None:

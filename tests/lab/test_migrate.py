@@ -43,7 +43,7 @@ def test_healthy_migration(new_server: NewServer, version: str) -> None:
     on_etcd_with_all(node, before, operation)
     the_report_is_right(node, before, operation)
     the_snapshot_is_whole(node, operation)
-    state = node.api("GET", "/v1/status").json
+    state = node.api("GET", "/v1/status").json["node"]
     assert (state["datastore"], state["gate_closed"], state["rescue_armed"]) == ("etcd", False, False)
 
     # The gate was what kept k3s from restarts; without it, and with our drop-in, they are harmless.
@@ -86,7 +86,7 @@ def the_snapshot_is_whole(node: Node, operation: dict[str, Any]) -> None:
 
 def test_a_migration_asked_for_with_dry_run_changes_nothing(server: Node) -> None:
     tops = ("/etc", "/var/lib/rancher", STATE)
-    volatile = [f"{SERVER}/db/state.db-wal", f"{SERVER}/db/state.db-shm"]
+    volatile = [f"{SERVER}/db/state.db-wal", f"{SERVER}/db/state.db-shm", f"{STATE}/preflight.lock"]
     before = server.tree(*tops, exclude=volatile)
     code, plan = operate(server, "migrate", "--dry-run")
     assert code == DONE

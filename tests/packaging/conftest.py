@@ -6,15 +6,21 @@ from pathlib import Path
 
 import pytest
 
-from tests.packaging.build import PREVIOUS, make, only
+from tests.packaging.build import PREVIOUS, copy_checkout, make, only
 from tests.packaging.root import Root
 
 
 @pytest.fixture(scope="session")
-def deb_dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files as they were when the tests began: what packages are built from and compared with."""
+    return copy_checkout(tmp_path_factory.mktemp("sources") / "checkout")
+
+
+@pytest.fixture(scope="session")
+def deb_dist(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where ``make deb`` put its results."""
     dist = tmp_path_factory.mktemp("deb")
-    make("deb", dist)
+    make("deb", dist, checkout)
     return dist
 
 
@@ -24,18 +30,18 @@ def deb(deb_dist: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def previous_deb(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def previous_deb(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same as a version before."""
     dist = tmp_path_factory.mktemp("previous-deb")
-    make("deb", dist, PACKAGE_SUFFIX=PREVIOUS)
+    make("deb", dist, checkout, PACKAGE_SUFFIX=PREVIOUS)
     return only(dist, "*_all.deb")
 
 
 @pytest.fixture(scope="session")
-def rpm_dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def rpm_dist(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where ``make rpm`` put its results."""
     dist = tmp_path_factory.mktemp("rpm")
-    make("rpm", dist)
+    make("rpm", dist, checkout)
     return dist
 
 
@@ -45,10 +51,10 @@ def rpm(rpm_dist: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def previous_rpm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def previous_rpm(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same as a version before."""
     dist = tmp_path_factory.mktemp("previous-rpm")
-    make("rpm", dist, PACKAGE_SUFFIX=PREVIOUS)
+    make("rpm", dist, checkout, PACKAGE_SUFFIX=PREVIOUS)
     return only(dist, "*.noarch.rpm")
 
 

@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ set -eu
 root=$1 layers=$2; shift 2
 for name in usr etc var/lib/dpkg; do
     layer=$layers/$(echo $name | tr / -)
-    mount -t overlay root -o "lowerdir=/$name,upperdir=$layer/upper,workdir=$layer/work,index=off,xino=off" "$root/$name"
+    options=lowerdir=/$name,upperdir=$layer/upper,workdir=$layer/work,index=off,xino=off
+    mount -t overlay root -o "$options" "$root/$name"
 done
 mount --bind /proc "$root/proc"
 mount --rbind /dev "$root/dev"
@@ -53,7 +55,7 @@ class Root:
         program.parent.mkdir(parents=True)
         shutil.copy(Path(__file__).with_name("systemctl"), program)
         shutil.copy("/usr/bin/systemctl", program.with_name("systemctl.real"))
-        shutil.rmtree(self._layer("usr/sbin/policy-rc.d"), ignore_errors=True)
+        self.allow_services(True)
 
     def _layer(self, path: str) -> Path:
         """Where a file of the root that was written in it, or by us, lies."""
@@ -63,13 +65,20 @@ class Root:
         return self.path / path
 
     def run(
-        self, *argv: str, check: bool = True, chroot: bool = True, **environment: str
+        self, *argv: str, check: bool = True, chroot: bool = True, environment: Mapping[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Run a command in the root, or beside it with the root mounted (``chroot=False``)."""
         prefix = ["unshare", "--mount", "sh", "-c", _ENTER, "sh", str(self.path), str(self._layers)]
         command = [*prefix, *(["chroot", str(self.path)] if chroot else []), *argv]
         clean = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "HOME": "/root"}
-        return run(command, environment={**clean, **environment}, check=check)
+        return run(command, environment={**clean, **(environment or {})}, check=check)
+
+    def allow_services(self, allowed: bool) -> None:
+        """What policy-rc.d(8) says in the root; this machine's own may forbid starting services."""
+        policy = self._layer("usr/sbin/policy-rc.d")
+        policy.parent.mkdir(parents=True, exist_ok=True)
+        policy.write_text(f"#!/bin/sh\nexit {0 if allowed else 101}\n")
+        policy.chmod(0o755)
 
     def inside(self, path: str) -> Path:
         """A file that was written in the root; a file of this machine that was not touched is not seen."""

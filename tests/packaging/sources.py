@@ -8,7 +8,6 @@ from pathlib import Path
 
 from tests.packaging.build import CHECKOUT
 
-UNITS = sorted(CHECKOUT.glob("systemd/*.service"))
 PRIVATE = "usr/lib/k3s-ha-agent"
 """Where the rescue is, and the modules in an .rpm."""
 
@@ -35,34 +34,32 @@ def requirements() -> dict[str, str]:
 def programs() -> dict[str, str]:
     """``module:function`` of each program: the daemon, and what setup.cfg names."""
     lines = setup()["options.entry_points"]["console_scripts"].strip().splitlines()
-    named = dict(tuple(part.strip() for part in line.split("=")) for line in lines)
-    return {"k3s-ha-agent": "k3s_ha_agent.__main__:main", **named}
+    named = (line.partition("=") for line in lines)
+    return {"k3s-ha-agent": "k3s_ha_agent.__main__:main", **{name.strip(): where.strip() for name, _, where in named}}
 
 
-def modules() -> list[Path]:
+def modules(checkout: Path = CHECKOUT) -> list[Path]:
     """Every file of the Python package."""
-    return sorted(
-        p for p in (CHECKOUT / "k3s_ha_agent").rglob("*") if p.is_file() and "__pycache__" not in p.parts
-    )
+    return sorted(p for p in (checkout / "k3s_ha_agent").rglob("*") if p.is_file() and "__pycache__" not in p.parts)
 
 
-def differences(tree: Path, module_directory: str, unit_directory: str) -> list[str]:
+def differences(checkout: Path, tree: Path, module_directory: str, unit_directory: str) -> list[str]:
     """How an unpacked package differs from the checkout, in what both packages have in common."""
     expected: dict[str, bytes] = {
-        "etc/k3s-ha-agent/config.yaml": (CHECKOUT / "packaging/config.yaml").read_bytes(),
-        f"{PRIVATE}/rescue": b"#!/usr/bin/python3 -IS\n" + (CHECKOUT / "k3s_ha_agent/rescue.py").read_bytes(),
-        f"{PRIVATE}/unfinished": (CHECKOUT / "packaging/lib/unfinished").read_bytes(),
-        "usr/lib/sysusers.d/k3s-ha-agent.conf": (CHECKOUT / "systemd/k3s-ha-agent.sysusers.conf").read_bytes(),
-        "usr/lib/tmpfiles.d/k3s-ha-agent.conf": (CHECKOUT / "systemd/k3s-ha-agent.tmpfiles.conf").read_bytes(),
+        "etc/k3s-ha-agent/config.yaml": (checkout / "packaging/config.yaml").read_bytes(),
+        f"{PRIVATE}/rescue": b"#!/usr/bin/python3 -IS\n" + (checkout / "k3s_ha_agent/rescue.py").read_bytes(),
+        f"{PRIVATE}/unfinished": (checkout / "packaging/lib/unfinished").read_bytes(),
+        "usr/lib/sysusers.d/k3s-ha-agent.conf": (checkout / "systemd/k3s-ha-agent.sysusers.conf").read_bytes(),
+        "usr/lib/tmpfiles.d/k3s-ha-agent.conf": (checkout / "systemd/k3s-ha-agent.tmpfiles.conf").read_bytes(),
     }
-    for unit in UNITS:
+    for unit in checkout.glob("systemd/*.service"):
         expected[f"{unit_directory}/{unit.name}"] = unit.read_bytes()
-    for catalog in CHECKOUT.glob("systemd/*.catalog"):
+    for catalog in checkout.glob("systemd/*.catalog"):
         expected[f"usr/lib/systemd/catalog/{catalog.name}"] = catalog.read_bytes()
     for program in programs():
-        expected[f"usr/bin/{program}"] = (CHECKOUT / "packaging/bin" / program).read_bytes()
-    for module in modules():
-        expected[f"{module_directory}/{module.relative_to(CHECKOUT)}"] = module.read_bytes()
+        expected[f"usr/bin/{program}"] = (checkout / "packaging/bin" / program).read_bytes()
+    for module in modules(checkout):
+        expected[f"{module_directory}/{module.relative_to(checkout)}"] = module.read_bytes()
     found = []
     for path, content in expected.items():
         file = tree / path

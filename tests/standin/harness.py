@@ -62,11 +62,11 @@ class K3s:
         self.last_code: int | None = None
         directory.mkdir(exist_ok=True)
         self.config.write_text(yaml.safe_dump({"node-name": name, "node-ip": address, "data-dir": str(self.data_dir)}))
-        self.set(seed=str(RECORDING / "sqlite"))
+        self.settings(seed=str(RECORDING / "sqlite"))
 
     # --- settings ---------------------------------------------------------------------------
 
-    def set(self, **settings: Any) -> None:
+    def settings(self, **settings: Any) -> None:
         """The stand-in's settings for the next start, all anew."""
         self.standin_file.write_text(yaml.safe_dump(settings))
 

@@ -16,14 +16,14 @@ from tests.standin.harness import RECORDING, K3s, wait_for
 
 
 def test_version_is_the_one_of_the_settings(k3s: K3s) -> None:
-    k3s.set(version="v1.34.1+k3s1")
+    k3s.settings(version="v1.34.1+k3s1")
     done = k3s.run("--version")
     assert done.stdout.splitlines()[0].startswith("k3s version v1.34.1+k3s1 (")
     assert done.stdout.splitlines()[1].startswith("go version ")
 
 
 def test_an_unknown_fault_is_an_error(k3s: K3s) -> None:
-    k3s.set(faults={"die_after_key": 3})
+    k3s.settings(faults={"die_after_key": 3})
     done = k3s.run("server", "--config", str(k3s.config))
     assert done.returncode == 2
     assert "die_after_key" in done.stderr
@@ -91,7 +91,7 @@ def test_supervisor_paths_know_their_user(k3s: K3s) -> None:
     [("v1.22.2+k3s1", 401, 401, 401), ("v1.34.1+k3s1", 400, 400, 400), ("v1.35.1+k3s1", 400, 400, 400)],
 )
 def test_db_info_on_sqlite_by_version(k3s: K3s, version: str, info: int, anonymous: int, bootstrap: int) -> None:
-    k3s.set(version=version, seed=str(RECORDING / "sqlite"))
+    k3s.settings(version=version, seed=str(RECORDING / "sqlite"))
     k3s.up()
     status, answer = k3s.http("/db/info", user="server", certificate=None)
     assert status == info
@@ -100,11 +100,14 @@ def test_db_info_on_sqlite_by_version(k3s: K3s, version: str, info: int, anonymo
     if status == 400:
         assert answer["message"] == "etcd datastore disabled"
     assert (k3s.db / "etcd/name").exists() == (version != "v1.22.2+k3s1")
+    k3s.stop()
+    k3s.up()  # db/etcd alone decides nothing
     assert not (k3s.db / "etcd/member").exists()
+    assert k3s.http("/api/v1/namespaces/shop/configmaps/order-9")[0] == 200
 
 
 def test_writes_are_rows_as_kine_writes_them(k3s: K3s) -> None:
-    k3s.set(seed=str(RECORDING / "sqlite"), speed={"heartbeat_interval": 0})
+    k3s.settings(seed=str(RECORDING / "sqlite"), speed={"heartbeat_interval": 0})
     k3s.up()
     path, body = "/api/v1/namespaces/shop/configmaps", {"metadata": {"name": "mine"}, "data": {"a": "1"}}
     status, made = k3s.http(path, method="POST", body=body)
@@ -112,9 +115,7 @@ def test_writes_are_rows_as_kine_writes_them(k3s: K3s) -> None:
     assert k3s.http(path, method="POST", body=body)[0] == 409
     first = int(made["metadata"]["resourceVersion"])
     patch = {"data": {"a": None, "b": "2"}}
-    status, changed = k3s.http(
-        f"{path}/mine", method="PATCH", body=patch, content_type="application/merge-patch+json"
-    )
+    status, changed = k3s.http(f"{path}/mine", method="PATCH", body=patch, content_type="application/merge-patch+json")
     assert (status, changed["data"]) == (200, {"b": "2"})
     second = int(changed["metadata"]["resourceVersion"])
     stale = {**made, "data": {"c": "3"}}
@@ -136,7 +137,7 @@ def test_writes_are_rows_as_kine_writes_them(k3s: K3s) -> None:
 
 
 def test_it_goes_on_writing_by_itself(k3s: K3s) -> None:
-    k3s.set(seed=str(RECORDING / "sqlite"), speed={"heartbeat_interval": 0.05})
+    k3s.settings(seed=str(RECORDING / "sqlite"), speed={"heartbeat_interval": 0.05})
     k3s.up()
     key = "/registry/leases/kube-node-lease/n1"
     before = k3s.sqlite_rows()[key]
@@ -160,12 +161,12 @@ def test_later_releases_truncate_the_wal_on_open_and_close_it_on_stop(k3s: K3s) 
     k3s.up()
     k3s.stop()
     full = (k3s.db / "state.db-wal").stat().st_size
-    k3s.set(version="v1.22.4+k3s1", speed={"heartbeat_interval": 0})
+    k3s.settings(version="v1.22.4+k3s1", speed={"heartbeat_interval": 0})
     k3s.up()
     assert (k3s.db / "state.db-wal").stat().st_size < full
     k3s.stop()
     assert (k3s.db / "state.db-wal").stat().st_size > 0
-    k3s.set(version="v1.34.1+k3s1")
+    k3s.settings(version="v1.34.1+k3s1")
     k3s.up()
     k3s.stop()
     assert not (k3s.db / "state.db-wal").exists()
@@ -181,7 +182,7 @@ def test_sigkill_and_start_again_loses_nothing(k3s: K3s) -> None:
 
 
 def test_containers_outlive_it(k3s: K3s) -> None:
-    k3s.set(seed=str(RECORDING / "sqlite"), shim=True)
+    k3s.settings(seed=str(RECORDING / "sqlite"), shim=True)
     k3s.up()
     k3s.stop()
     names = []
@@ -206,7 +207,7 @@ def test_it_says_ready_to_systemd_when_the_api_is_ready(k3s: K3s, tmp_path: Path
 
 
 def test_the_api_may_never_become_ready(k3s: K3s) -> None:
-    k3s.set(seed=str(RECORDING / "sqlite"), faults={"api_never_ready": True})
+    k3s.settings(seed=str(RECORDING / "sqlite"), faults={"api_never_ready": True})
     k3s.start()
     k3s.wait_line("Waiting for API server")
     assert k3s.http("/ping") == (200, "pong")
@@ -216,7 +217,7 @@ def test_the_api_may_never_become_ready(k3s: K3s) -> None:
 
 
 def test_the_api_may_hang_after_ready(k3s: K3s) -> None:
-    k3s.set(seed=str(RECORDING / "sqlite"), faults={"api_hang_after_ready": True})
+    k3s.settings(seed=str(RECORDING / "sqlite"), faults={"api_hang_after_ready": True})
     k3s.up()
     assert k3s.http("/ping") == (200, "pong")
     with pytest.raises(TimeoutError):
@@ -233,7 +234,7 @@ def test_seeding_adds_rows_that_lie_in_the_wal(k3s: K3s) -> None:
     with sqlite3.connect(f"file:{k3s.db / 'state.db'}?mode=ro", uri=True) as database:
         wanted = "name LIKE '/registry/events/seeded/%' AND lease = 3660"
         assert database.execute(f"SELECT COUNT(*) FROM kine WHERE {wanted}").fetchone() == (3,)
-    k3s.set()
+    k3s.settings()
     k3s.up()
     assert k3s.http("/api/v1/namespaces/seeded/configmaps")[1]["items"][0]["metadata"]["name"] == "seed-00000"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from pathlib import Path
 
@@ -75,5 +76,13 @@ class OpenGate:
 
 
 async def open_gate(units: Units, path: Path) -> None:
-    await in_thread(durable.remove, path)
+    await in_thread(remove_gate, path)
     await units.daemon_reload()
+
+
+def remove_gate(path: Path) -> None:
+    """Remove the drop-in, and its directory when nothing else is in it. Safe to run twice."""
+    durable.remove(path)
+    with contextlib.suppress(OSError):  # not empty, or gone: somebody else's drop-ins are there
+        path.parent.rmdir()
+        durable.sync_directory(path.parent.parent)

@@ -8,13 +8,15 @@ revision at which the copy ended.
 from __future__ import annotations
 
 import dataclasses
+from datetime import datetime
 from pathlib import Path
 
 from k3s_ha_agent.errors import DeadlineExceeded, EtcdError, RevisionCompacted, StepFailed
 from k3s_ha_agent.k3s import kine
-from k3s_ha_agent.k3s.compare import Comparison, compare
+from k3s_ha_agent.k3s.compare import NAMED, Comparison, compare
 from k3s_ha_agent.k3s.etcd import EtcdClient, Member
 from k3s_ha_agent.operations.k3s_health import K3sHealth, until
+from k3s_ha_agent.operations.lost_writes import volatile
 from k3s_ha_agent.operations.plan import Run
 from k3s_ha_agent.operations.threads import in_thread
 
@@ -37,8 +39,8 @@ class ProveEtcd:
         await self._unbroken(run)
         layout = self.health.layout
         async with EtcdClient.from_layout(layout) as etcd:
-            pinned = await self._pin(run, etcd)
-            await self._data(run, etcd, pinned)
+            pinned, last = await self._pin(run, etcd)
+            await self._data(run, etcd, pinned, last)
             await self._etcd_well(run, etcd)
             await self._health(run)
             await self._report(run, etcd, pinned)
@@ -75,8 +77,8 @@ class ProveEtcd:
             run.evidence("no-restart", False, error.detail, "one unbroken run of k3s since its start")
         run.evidence("no-restart", True, "one unbroken run of k3s since its start")
 
-    async def _pin(self, run: Run, etcd: EtcdClient) -> int:
-        """The revision at which the copy ended.
+    async def _pin(self, run: Run, etcd: EtcdClient) -> tuple[int, int]:
+        """The revision at which the copy ended, and the last one before the bootstrap key.
 
         A new etcd is at revision 1 and the copy is one Put per key, so it ends at 1 + live keys;
         ``/bootstrap/…`` is created after it (recordings: 340 keys, bootstrap at 342). The API server
@@ -99,9 +101,9 @@ class ProveEtcd:
             run.evidence("bootstrap-key", False, error.detail, "/bootstrap/… saved after the copy")
             raise
         run.evidence("bootstrap-key", True, f"/bootstrap/… created at revision {created}")
-        return min(created - 1, 1 + int(run.fact("live_rows")))
+        return min(created - 1, 1 + int(run.fact("live_rows"))), created - 1
 
-    async def _data(self, run: Run, etcd: EtcdClient, pinned: int) -> None:
+    async def _data(self, run: Run, etcd: EtcdClient, pinned: int, last: int) -> None:
         sealed = Path(run.fact("sealed"))
         total = int(run.fact("live_rows"))
         try:
@@ -110,11 +112,25 @@ class ProveEtcd:
                 etcd.range(REGISTRY, revision=pinned),
                 progress=lambda done: run.progress(done, total, "keys"),
             )
+            await self._add_strays(result, etcd, pinned, last)
         except RevisionCompacted as error:
             run.evidence("data-equal", False, error.detail, f"all keys readable at revision {pinned}")
             raise
         ok = result.same and result.equal == total
         run.evidence("data-equal", ok, describe(result, pinned), f"all {total} live keys equal, name and value")
+
+    async def _add_strays(self, result: Comparison, etcd: EtcdClient, pinned: int, last: int) -> None:
+        """Count as extra what was created after the copy of all keys and still before the bootstrap key.
+
+        The API server may write that early, but nothing new except what it always writes anew.
+        """
+        if last <= pinned:
+            return
+        async for key in etcd.range(REGISTRY, revision=last, keys_only=True):
+            if key.create_revision > pinned and not volatile(key.key):
+                result.extra_count += 1
+                if len(result.extra) < NAMED:
+                    result.extra.append(key.key.decode("utf-8", "backslashreplace"))
 
     async def _etcd_well(self, run: Run, etcd: EtcdClient) -> None:
         alarms = await etcd.alarms()
@@ -139,6 +155,9 @@ class ProveEtcd:
 
     async def _report(self, run: Run, etcd: EtcdClient, pinned: int) -> None:
         revision = await etcd.revision()
+        # k3s sends READY=1 once its API server is ready ("ten facts" 10): that is when systemd calls it active.
+        state = await self.health.state()
+        stopped = datetime.fromisoformat(run.fact("stopped_at")).timestamp()
         await run.remember(
             copy_revision=pinned,
             report={
@@ -147,6 +166,7 @@ class ProveEtcd:
                 "revision_after": revision,
                 "writes_since_copy": revision - pinned,
                 "leases_lost": run.fact("leased_rows"),
+                "downtime_seconds": round(state.active_enter_timestamp - stopped, 3),
                 "restart": "Watches held since before see revisions from the future: restart k3s agents and "
                 "controllers that do not recover by themselves (k3s-facts, 'ten facts' 7).",
             },

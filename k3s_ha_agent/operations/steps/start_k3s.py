@@ -17,7 +17,7 @@ from k3s_ha_agent.operations.k3s_health import K3sHealth, stop_and_wait_dead
 from k3s_ha_agent.operations.plan import Run
 from k3s_ha_agent.operations.threads import in_thread
 
-LAST_MOMENT = 1.0
+LAST_MOMENT = 2.0
 """Seconds before the deadline at which the wait ends by itself, with what is known by then."""
 
 UNIT_POLL = 0.5
@@ -93,8 +93,9 @@ class StartK3s:
                     raise DeadlineExceeded(f"{self.health.unit} did not become active before the deadline.")
                 await asyncio.wait({bad}, timeout=UNIT_POLL)
         except StepFailed as error:
-            # The log often says why the unit ended; a moment for its last lines to arrive.
-            await asyncio.wait({bad}, timeout=2.0)
+            # The log often says why the unit ended; a moment for its last lines to arrive, but not the last one:
+            # what is known by now must still be recorded before the deadline.
+            await asyncio.wait({bad}, timeout=min(2.0, run.remaining() / 2))
             if bad.done() and "sign" not in error.extensions:
                 sign = bad.result()
                 raise StepFailed(

@@ -9,13 +9,15 @@ front.py passes gRPC on from 2379.
 
 from __future__ import annotations
 
+import errno
 import http.client
 import os
 import secrets
 import shutil
+import socket
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +71,7 @@ class Etcd:
         quota = self._standin.faults.quota_backend_bytes
         if quota:
             real["quota-backend-bytes"] = quota
+        wait_free([(self.address, 2380), (self.address, 2379), ("127.0.0.1", 2379), ("127.0.0.1", 2381)])
         if real.pop("listen-client-http-urls", None):
             real["listen-client-urls"] = "https://127.0.0.1:2382"
             self._front = Front(self.server / "tls", [self.address, "127.0.0.1"], 2379, 2382)
@@ -132,6 +135,22 @@ class Etcd:
             return
         end(self._process)
         self._process = None
+
+
+def wait_free(places: Sequence[tuple[str, int]], patience: float = 10.0) -> None:
+    """Until the etcd of a killed predecessor is gone; k3s is one process and need not wait for it."""
+    deadline = time.monotonic() + patience
+    for place in places:
+        while time.monotonic() < deadline:
+            with socket.socket(socket.AF_INET6 if ":" in place[0] else socket.AF_INET) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    probe.bind(place)
+                    break
+                except OSError as error:
+                    if error.errno != errno.EADDRINUSE:
+                        break
+            time.sleep(0.01)
 
 
 def security(tls: Path, pair: str, ca: str) -> dict[str, Any]:

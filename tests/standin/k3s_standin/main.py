@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -41,7 +42,12 @@ def serve(argv: Sequence[str]) -> None:
         log.fatal(str(error))
     from . import server
 
-    server.run(flags, settings.load())
+    standin = settings.load()
+    try:
+        server.run(flags, standin)
+    except Exception:  # as a Go panic: told, exit 2, SQLite not closed on the way
+        traceback.print_exc()
+        log.leave(2)
 
 
 def etcd_snapshot(argv: Sequence[str]) -> None:

@@ -10,6 +10,7 @@ import argparse
 import os
 import secrets
 import shutil
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,6 +29,22 @@ def fresh(server: Path, standin: Standin) -> None:
 
 
 def plant(server: Path, source: Path) -> None:
+    """``_plant`` in a child that ends without closing the database: closing would checkpoint."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            _plant(server, source)
+            code = 0
+        finally:
+            if code:
+                traceback.print_exc()
+            os._exit(code)
+    if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]):
+        log.fatal(f"seeding {server} failed")
+
+
+def _plant(server: Path, source: Path) -> None:
     """The recorded database below ``server``, with own CAs and the recorded password.
 
     ``server/token`` is written anew: its CA hash is that of the generated server-ca. The value of
@@ -52,11 +69,6 @@ def plant(server: Path, source: Path) -> None:
         database.create(key, value)
     else:
         database.replace_value(key, value)
-    _open.append(database)
-
-
-_open: list[kine.Kine] = []
-"""Never closed: closing would checkpoint, and k3s does not."""
 
 
 def main(argv: Sequence[str]) -> None:
@@ -75,12 +87,8 @@ def main(argv: Sequence[str]) -> None:
     arguments = parser.parse_args(argv)
     server = arguments.data_dir.absolute() / "server"
     if not (server / "db/state.db").exists():
-        if arguments.empty:
-            plant(server, Path("/nonexistent/sqlite"))
-        else:
-            plant(server, arguments.seed or RECORDING)
-    database = _open[0] if _open else kine.Kine(server / "db/state.db", truncate_wal=False)
-    _open.append(database)
+        plant(server, Path("/nonexistent/sqlite") if arguments.empty else arguments.seed or RECORDING)
+    database = kine.Kine(server / "db/state.db", truncate_wal=False)
     add(database, arguments)
     log.info(f"seeded {server / 'db/state.db'}: revision {database.revision()}")
     log.leave(0)

@@ -16,7 +16,7 @@ from .flags import Flags
 from .gateway import EtcdStore
 from .node import Node, default_address
 from .settings import Standin
-from .store import Exists, Store
+from .store import Exists, Store, StoreError
 
 
 def run(flags: Flags, standin: Standin) -> None:
@@ -175,6 +175,8 @@ def save_bootstrap(node: Node, store: Store, token: identity.Token) -> None:
     data = identity.collect(node.server, with_times=node.standin.version.since(1, 22, 4))
     try:
         store.create(token.key, identity.encrypt(token.password, data))
+    except StoreError as error:
+        log.fatal(f"failed to save bootstrap data: {error}")
     except Exists:
         if node.etcd is not None:
             log.warning("bootstrap key already exists")
@@ -188,7 +190,7 @@ def come_up(node: Node, etcd: Etcd | None) -> None:
         web.serve("127.0.0.1", node.api_port, node.server / "tls", lambda r: supervisor.kubernetes(node, r))
         log.info("Waiting for API server to become available")
         supervisor.wait_ready(node)
-        controllers.register()
+        register(controllers)
         log.info("Kube API server is now running")
     if standin.shim:
         process.spawn_shim()
@@ -206,6 +208,17 @@ def come_up(node: Node, etcd: Etcd | None) -> None:
             log.fatal("fault of the stand-in: crash after READY=1")
         if etcd is not None:
             existing.watch_membership(node, etcd)
+
+
+def register(controllers: Controllers) -> None:
+    """Again and again while the datastore takes no writes: "activating" for ever (M10)."""
+    while True:
+        try:
+            controllers.register()
+            return
+        except StoreError as error:
+            log.line("error", f"Unable to register node with API server: {error}")
+            time.sleep(1)
 
 
 def notify(text: str) -> None:

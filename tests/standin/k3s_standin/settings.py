@@ -38,7 +38,8 @@ class Faults:
     """What goes wrong. Every field is off by default."""
 
     once: bool = False
-    """die_*, hang_* and exit_at act in one start only; remembered in ``<config file>.spent``."""
+    """die_*, hang_* and exit_at act in one start only; remembered in ``<config file>.spent`` until
+    the settings file is written anew."""
     die_once: bool = False
     """The same as ``once``."""
     die_after_keys: int | None = None
@@ -128,10 +129,11 @@ class Standin:
         if not (self.faults.once or self.faults.die_once):
             return True
         spent = self.path.with_name(self.path.name + ".spent")
-        if spent.exists() and fault in spent.read_text().split():
+        mark = f"{fault}@{self.path.stat().st_mtime_ns}"
+        if spent.exists() and mark in spent.read_text().split():
             return False
         with spent.open("a") as file:
-            file.write(f"{fault}\n")
+            file.write(f"{mark}\n")
             file.flush()
             os.fsync(file.fileno())
         return True

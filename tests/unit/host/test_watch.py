@@ -6,13 +6,14 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
 import pytest
 
-from k3s_ha_agent.host.watch import DirectoryWatch
+from k3s_ha_agent.host.watch import _QUIET, DirectoryWatch
 
 T = TypeVar("T")
 LONG = 60.0
@@ -22,6 +23,12 @@ NEVER = 3600.0
 
 def exists(path: Path) -> Callable[[], bool | None]:
     return lambda: True if path.exists() else None
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(LONG):
+        while not condition():
+            await asyncio.sleep(0.01)
 
 
 async def seen(watch: DirectoryWatch, predicate: Callable[[], T | None], *, poll: float = NEVER) -> T:
@@ -61,7 +68,7 @@ async def test_directories_below_are_watched_as_they_come(tmp_path: Path) -> Non
     async with DirectoryWatch(db, "etcd", "etcd/member") as watch:
         waiting = asyncio.create_task(seen(watch, exists(db / "etcd/member/wal")))
         for directory in (db.parent, db, db / "etcd", db / "etcd/member", db / "etcd/member/wal"):
-            await asyncio.sleep(0.1)
+            await until(lambda: not watch._stale())
             assert not waiting.done()
             directory.mkdir()
         assert await waiting
@@ -76,9 +83,10 @@ async def test_directory_renamed_away_and_made_again(tmp_path: Path) -> None:
         db.rename(tmp_path / "quarantine")
         (tmp_path / "quarantine" / "new").touch()
         db.mkdir()
-        await asyncio.sleep(0.3)
-        assert not waiting.done(), "the old directory does not count"
+        await until(lambda: not watch._stale())
         assert list(watch._watched) == [db] and watch._watched[db][0][1] == db.stat().st_ino
+        await asyncio.sleep(0.2)
+        assert not waiting.done(), "the old directory does not count"
         (db / "new").touch()
         assert await waiting
         waiting = asyncio.create_task(seen(watch, exists(db / "newer")))
@@ -124,9 +132,10 @@ async def test_many_events_are_few_looks(tmp_path: Path) -> None:
                 (tmp_path / "wal").write_text(str(n))
             (tmp_path / "end").touch()
 
+        began = time.monotonic()
         await asyncio.to_thread(write)
         assert await waiting
-    assert looks < 1000
+    assert looks <= (time.monotonic() - began) / _QUIET + 3
 
 
 async def test_exception_of_the_predicate_comes_out(tmp_path: Path) -> None:
@@ -144,11 +153,14 @@ async def test_nothing_is_left(tmp_path: Path) -> None:
             (tmp_path / "a").mkdir(exist_ok=True)
             await seen(watch, exists(tmp_path / "a"))
 
+    def ours() -> tuple[int, int]:
+        return len(os.listdir("/proc/self/fd")), threading.active_count()
+
     await use()
-    before = (len(os.listdir("/proc/self/fd")), threading.active_count())
+    before = ours()
     for _ in range(5):
         await use()
-    assert (len(os.listdir("/proc/self/fd")), threading.active_count()) == before
+    await until(lambda: ours() <= before)  # the last thread has said that it is done, and ends
 
 
 SCRIPT = """
@@ -173,12 +185,12 @@ asyncio.run(main())
     [
         ("inotify_init,inotify_init1:error=EMFILE", "polling only", 1),
         ("inotify_add_watch:error=ENOSPC", "polling only", 1),
-        ("inotify_add_watch:retval=1", "events", 0),
+        ("inotify_add_watch:retval=1", "events", 1),
     ],
     ids=["no inotify instance left", "no watch left", "watch that never tells"],
 )
 def test_inotify_fails(tmp_path: Path, fault: str, mode: str, warnings: int) -> None:
-    """The kernel refuses, or accepts and stays silent; strace makes it do so."""
+    """The kernel refuses, or accepts and stays silent (even watchdog's end hangs then); strace makes it do so."""
     traced = ["strace", "-f", "-qq", "-e", "trace=/inotify", "-e", f"inject={fault}", "-o", os.devnull]
     child = subprocess.Popen(
         [*traced, sys.executable, "-c", SCRIPT, str(tmp_path / "x")],

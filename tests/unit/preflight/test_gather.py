@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from k3s_ha_agent.errors import NotImplementedYet
 from k3s_ha_agent.host.resources import FsyncProbe, Memory
 from k3s_ha_agent.host.units import Units
 from k3s_ha_agent.k3s import kine
@@ -77,6 +78,21 @@ async def test_nothing_below_the_data_dir_changes_and_nothing_is_left(running: R
     await gather(server.settings, units, Kind.MIGRATE)
     assert (tree(server.layout.data_dir), tree(server.config.parent), tree(server.settings.systemd_dir)) == before
     assert [p.name for p in server.settings.state_dir.iterdir()] == ["preflight.lock"]
+
+
+async def test_every_file_that_is_read_at_a_start_is_looked_at(running: Running) -> None:
+    server, units, systemd = running
+    drop_in = Path(f"{server.config}.d/a.yaml")
+    drop_in.parent.mkdir()
+    drop_in.write_text("")
+    unit_drop_in = systemd.write_drop_in("k3s.service", "a.conf", "[Service]\nEnvironment=A=1\n")
+    await units.daemon_reload()
+    subject = await gather(server.settings, units, Kind.MIGRATE)
+    assert not isinstance(subject.files, Missing)
+    unit = systemd.units / "k3s.service"
+    assert set(subject.files.changed_at) == {unit, unit_drop_in, server.env, server.config, drop_in}
+    (warning,) = (await objections(server, units)).values()
+    assert str(drop_in) in warning.found and str(server.env) not in warning.found
 
 
 async def test_a_database_in_use_is_read_with_what_was_just_written(running: Running) -> None:
@@ -245,5 +261,8 @@ async def test_the_inspector_asks_for_the_pre_image_and_hands_over_facts(running
     assert facts["live_rows"] is None and facts["node_name"] == "n1"
     results, facts = await inspector.examine(Kind.MIGRATE, accept_slow_disk=True, history=())
     assert facts["live_rows"] == 340 and len(asked) == 1
+    with pytest.raises(NotImplementedYet):
+        await inspector.examine(Kind.JOIN, accept_slow_disk=False, history=())
+    assert len(asked) == 1, "nothing is looked at for what cannot be done"
     state = await inspector.survey()
     assert state.datastore is Datastore.SQLITE

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import os
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -169,3 +172,38 @@ def test_the_address_of_the_default_route() -> None:
     assert default_address(ROUTES, found) == "192.168.1.7"
     assert default_address(ROUTES.splitlines()[0], found) is None
     assert default_address(ROUTES, found[:2]) is None
+
+
+PROBE = """
+    import asyncio, subprocess, sys
+    from pathlib import Path
+    from k3s_ha_agent.k3s.layout import Layout
+    from k3s_ha_agent.preflight import gather
+    from k3s_ha_agent.preflight.results import Missing
+    from k3s_ha_agent.settings import Settings
+
+    directory = Path(sys.argv[1])
+    layout = Layout(directory / "data")
+    layout.db.mkdir(parents=True)
+    subprocess.run(["mount", "--bind", layout.db, layout.db], check=True)
+    subprocess.run(["mount", "-o", "remount,bind,ro", layout.db], check=True)
+    settings = Settings(data_dir=layout.data_dir, state_dir=directory / "state")
+    found = asyncio.run(gather._probe(settings, layout))
+    assert not isinstance(found, Missing), found
+    subprocess.run(["mount", "-t", "tmpfs", "none", layout.server], check=True)
+    layout.db.mkdir()
+    assert not isinstance(asyncio.run(gather._probe(settings, layout)), Missing)
+    subprocess.run(["mount", "-o", "remount,ro", layout.server], check=True)
+    found = asyncio.run(gather._probe(settings, layout))
+    assert isinstance(found, Missing) and found.see == "slow-disk", "another file system is measured itself"
+"""
+
+
+def test_fsync_is_measured_beside_the_datastore_and_not_in_it(tmp_path: Path) -> None:
+    """In a mount namespace of its own, which ends with the process."""
+    subprocess.run(
+        ["unshare", "--mount", sys.executable, "-c", textwrap.dedent(PROBE), str(tmp_path)],
+        check=True,
+        cwd=Path(__file__).parents[3],
+        timeout=120,
+    )

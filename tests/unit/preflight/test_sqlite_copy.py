@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from k3s_ha_agent.k3s import kine
 from k3s_ha_agent.k3s.kine import KineSummary
 from k3s_ha_agent.preflight import sqlite_copy
 from k3s_ha_agent.preflight.results import Missing
@@ -55,6 +56,17 @@ async def test_a_table_that_is_not_kines_is_missing_with_a_reason(tmp_path: Path
     assert isinstance(found, Missing) and found.see == "sqlite" and "kine" in found.reason
 
 
+async def test_damage_that_reading_does_not_meet_is_found_all_the_same(state_db: Path, tmp_path: Path) -> None:
+    """One letter in one place of several: the table and its indexes differ, and every row can be read."""
+    copy = tmp_path / "one-file.db"
+    kine.backup(state_db, copy)
+    data = copy.read_bytes()
+    copy.write_bytes(data.replace(b"/registry/ranges/serviceips", b"/registry/ranges/serviceipz", 1))
+    assert kine.summarize(copy).live_rows > 0
+    found = await sqlite_copy.summarize(copy, 0, tmp_path / "state")
+    assert isinstance(found, Missing) and found.see == "sqlite" and "index" in found.reason
+
+
 async def test_cancelled_in_the_middle_it_leaves_nothing(tmp_path: Path) -> None:
     path = tmp_path / "state.db"
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
@@ -73,6 +85,11 @@ async def test_cancelled_in_the_middle_it_leaves_nothing(tmp_path: Path) -> None
         await asyncio.sleep(0.001)
     assert not task.done(), "the copy was over before it could be cancelled"
     task.cancel()
+    largest = 0
+    while not task.done():
+        largest = max([largest, *(p.stat().st_size for p in state.glob("preflight/.state.db.tmp"))])
+        await asyncio.sleep(0.001)
     with pytest.raises(asyncio.CancelledError):
         await task
+    assert largest < path.stat().st_size, "the copy was made to its end"
     assert [p.name for p in state.iterdir()] == ["preflight.lock"]

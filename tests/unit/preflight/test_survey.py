@@ -41,6 +41,9 @@ async def test_a_server_on_sqlite(tmp_path: Path) -> None:
         state = await survey(server.settings, units)
         assert state.gate_closed and state.rescue_armed
         assert state.datastore is Datastore.EXTERNAL and "hush" not in state.datastore_detail
+        server.layout.etcd_member_wal.mkdir(parents=True)
+        state = await survey(server.settings, units)
+        assert state.datastore is Datastore.HALF_COPIED, "etcd's files overrule the configuration"
         await (await units.stop_unit("k3s-ha-agent-rescue.timer")).wait(60)
 
 
