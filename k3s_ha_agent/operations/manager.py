@@ -172,9 +172,13 @@ class OperationManager:
     def get(self, operation_id: str) -> Operation:
         if self._run is not None and self._run.operation.id == operation_id:
             return self._run.operation
-        if operation_id in self._known:
-            return self._known[operation_id]
-        return self._journal.load(operation_id)
+        known = self._known.get(operation_id)
+        if known is None:
+            return self._journal.load(operation_id)
+        if known.outcome is Outcome.ROLLBACK_FAILED:
+            # A person may have run the rescue since, which settles it in the record.
+            known = self._known[operation_id] = self._journal.load(operation_id)
+        return known
 
     def list(self) -> Sequence[Operation]:
         """Every operation, newest first."""

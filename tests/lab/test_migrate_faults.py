@@ -11,6 +11,7 @@ from tests.lab.lab import Lab
 from tests.lab.node import AGENT, K3S, Node
 from tests.lab.scenarios import (
     DB,
+    DONE,
     GATE,
     MEMBER_WAL,
     RESCUE,
@@ -20,9 +21,9 @@ from tests.lab.scenarios import (
     begin,
     look,
     never_called_a_success,
+    on_etcd_with_all,
     on_sqlite_as_before,
     operate,
-    records,
     sabotage,
     wait_for_copy,
     wait_until_finished,
@@ -144,6 +145,10 @@ def test_a_way_back_that_cannot_be_proven_is_said_aloud(server: Node) -> None:
     # What the message says a person should do, once the cause is mended.
     server.standin()
     server.systemctl("start", RESCUE)
-    assert records(server)[-1]["outcome"] == "rolled_back"
+    settled = server.api("GET", f"/v1/operations/{operation['id']}").json
+    assert (settled["outcome"], settled["finished_by"]) == ("rolled_back", "rescue")
     on_sqlite_as_before(server, before)
     never_called_a_success(server)
+    code, operation = operate(server, "migrate")
+    assert code == DONE
+    on_etcd_with_all(server, before, operation)

@@ -64,8 +64,6 @@ class K3s:
         self.config.write_text(yaml.safe_dump({"node-name": name, "node-ip": address, "data-dir": str(self.data_dir)}))
         self.settings(seed=str(RECORDING / "sqlite"))
 
-    # --- settings ---------------------------------------------------------------------------
-
     def settings(self, **settings: Any) -> None:
         """The stand-in's settings for the next start, all anew."""
         self.standin_file.write_text(yaml.safe_dump(settings))
@@ -87,9 +85,10 @@ class K3s:
 
     def start(self, *arguments: str, env: dict[str, str] | None = None) -> None:
         self.starts += 1
+        config = [] if "K3S_CONFIG_FILE" in (env or {}) else ["--config", str(self.config)]
         with self.log_path.open("wb") as log:
             self.process = subprocess.Popen(
-                [*self.enter, HERE / "k3s", "server", "--config", str(self.config), *arguments],
+                [*self.enter, HERE / "k3s", "server", *config, *arguments],
                 env=self._environment(env),
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -66,7 +66,6 @@ def test_three_servers(servers: Make, version: str) -> None:
     for server in (n2, n3):
         joining(server, n1, version)
         up_in_the_end(server)
-        assert "has not yet been promoted from learner" in server.log
         wait_for("the etcd role", lambda server=server: "etcd" in server.roles)  # type: ignore[misc]
     assert members(n3) == {"n1": True, "n2": True, "n3": True}
     assert (n3.server / "tls/server-ca.crt").read_text() == (n1.server / "tls/server-ca.crt").read_text()
@@ -97,6 +96,17 @@ def test_a_wrong_token_is_fatal(servers: Make) -> None:
     assert n2.wait_end() == 1
     assert "token CA hash does not match the Cluster CA certificate hash" in fatal(n2)
     assert members(n1) == {"n1": True}
+
+
+def test_without_a_token_it_stays_alone(servers: Make) -> None:
+    """J10."""
+    n1, n2, _ = servers()
+    first(n1)
+    n2.settings(speed=CALM)
+    n2.configure(**{"server": f"https://{n1.address}:6443", "cluster-init": True})
+    n2.up()
+    assert members(n1) == {"n1": True}
+    assert members(n2) == {"n2": True}
 
 
 def test_a_server_on_sqlite_cannot_be_joined(servers: Make) -> None:
@@ -220,6 +230,8 @@ def test_leaving_by_annotation(servers: Make) -> None:
     assert n2.wait_end() == 1
     assert (n2.db / "etcd/tombstone").exists()
     assert n1.http("/api/v1/nodes/n1", method="PATCH", body=patch, content_type=merge)[0] == 200
+    assert n1.http("/api/v1/nodes/n2", method="DELETE")[0] == 200
+    wait_for("the end of the Node", lambda: n1.http("/api/v1/nodes/n2")[0] == 404)
     wait_for("the refusal", lambda: "etcd.k3s.cattle.io/remove" not in n1.node()["metadata"]["annotations"])
     assert members(n1) == {"n1": True}
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
+from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.standin.conversion import ALL, NEW, port, prepare
+from tests.standin.conversion import ALL, NEW, SEED, port, prepare
 from tests.standin.harness import RECORDING, K3s, wait_for
 
 
@@ -118,7 +120,7 @@ def test_the_wal_directory_alone_decides(k3s: K3s, version: str) -> None:
     assert not (k3s.db / "etcd/member").exists()
 
 
-@pytest.mark.parametrize("how", ["argument", "environment", "config.yaml", "K3S_CONFIG_FILE"])
+@pytest.mark.parametrize("how", ["argument", "environment", "config.yaml", "config.yaml.d", "K3S_CONFIG_FILE"])
 def test_cluster_init_is_honoured_from_any_place(k3s: K3s, how: str) -> None:
     prepare(k3s)
     k3s.cluster_init(False)
@@ -127,6 +129,12 @@ def test_cluster_init_is_honoured_from_any_place(k3s: K3s, how: str) -> None:
         arguments = ["--cluster-init"]
     elif how == "environment":
         env = {"K3S_CLUSTER_INIT": "true"}
+    elif how == "K3S_CONFIG_FILE":
+        other = k3s.directory / "other.yaml"
+        other.write_text(k3s.config.read_text() + "cluster-init: true\n")
+        env = {"K3S_CONFIG_FILE": str(other)}
+    elif how == "config.yaml.d":
+        k3s.cluster_init()
     else:
         k3s.configure(**{"cluster-init": True})
     k3s.up(*arguments, env=env)
@@ -155,6 +163,32 @@ def test_an_etcd_only_start_has_no_writer(k3s: K3s, version: str) -> None:
     assert k3s.http("/api/v1/nodes")[0] == 503
     with pytest.raises(AssertionError, match="in vain"):
         wait_for("a write", lambda: k3s.revision(port(version)) != revision, patience=1)
+
+
+@pytest.mark.parametrize("version", ["v1.22.2+k3s1", "v1.34.1+k3s1"])
+def test_an_etcd_only_start_beside_a_living_sqlite(k3s: K3s, tmp_path: Path, version: str) -> None:
+    """ "Seen" 15: the stage of a staged migration."""
+    k3s.settings(version=version, seed=SEED)
+    k3s.up()
+    stage = K3s(tmp_path / "stage")
+    stage.server.mkdir(parents=True)
+    for name in ("tls", "cred"):
+        shutil.copytree(k3s.server / name, stage.server / name)  # copy2: times are kept
+    shutil.copy2(k3s.server / "token", stage.server / "token")
+    stage.settings(version=version)
+    flags = [f"--disable-{flag}" for flag in ("apiserver", "controller-manager", "scheduler", "agent")]
+    try:
+        stage.up("--cluster-init", "--https-listen-port", "7443", "--token-file", str(k3s.server / "token"), *flags)
+        assert stage.etcd_keys(port=port(version)) == {}
+        assert k3s.http("/readyz") == (200, "ok")
+        assert stage.stop() == 0
+    finally:
+        stage.clean()
+    k3s.stop()
+    shutil.rmtree(k3s.db / "etcd", ignore_errors=True)
+    (stage.db / "etcd").rename(k3s.db / "etcd")
+    k3s.up()
+    assert "already complete and initialized" in k3s.log
 
 
 def test_nothing_of_etcd_outlives_a_sigkill(k3s: K3s) -> None:

@@ -106,6 +106,26 @@ def test_db_info_on_sqlite_by_version(k3s: K3s, version: str, info: int, anonymo
     assert k3s.http("/api/v1/namespaces/shop/configmaps/order-9")[0] == 200
 
 
+def test_the_later_place_wins_and_plus_appends(k3s: K3s) -> None:
+    k3s.configure(**{"cluster-domain": "one", "disable": ["traefik"], "flannel-backend": "none", "unknown": 1})
+    drop_ins = k3s.directory / "config.yaml.d"
+    drop_ins.mkdir()
+    (drop_ins / "a.yaml").write_text("cluster-domain: two\nflannel-backend: host-gw\ndisable+: [servicelb]\n")
+    (drop_ins / "b.yml").write_text("cluster-domain: three\n")
+    (drop_ins / "c.txt").write_text("cluster-domain: four\n")
+    env = {"K3S_CLUSTER_INIT": "false", "K3S_NODE_NAME": "other"}
+    k3s.up("--cluster-domain", "five", "--flannel-backend=wireguard", env=env)
+    config = k3s.http("/v1-k3s/config", user="node")[1]
+    assert (config["ClusterDomain"], config["FlannelBackend"]) == ("five", "wireguard")
+    assert config["Disables"] == {"traefik": True, "servicelb": True}
+    assert config["ServerNodeName"] == "n1"
+    assert "Unknown flag --unknown found in config.yaml, skipping" in k3s.log
+    k3s.stop()
+    k3s.up()
+    config = k3s.http("/v1-k3s/config", user="node")[1]
+    assert (config["ClusterDomain"], config["FlannelBackend"]) == ("three", "host-gw")
+
+
 def test_writes_are_rows_as_kine_writes_them(k3s: K3s) -> None:
     k3s.settings(seed=str(RECORDING / "sqlite"), speed={"heartbeat_interval": 0})
     k3s.up()
@@ -222,6 +242,15 @@ def test_the_api_may_hang_after_ready(k3s: K3s) -> None:
     assert k3s.http("/ping") == (200, "pong")
     with pytest.raises(TimeoutError):
         wait_for("no answer", lambda: k3s.http("/readyz", timeout=1) and None)
+
+
+def test_a_deleted_node_goes_when_its_finalizer_is_off(k3s: K3s) -> None:
+    k3s.up()
+    assert k3s.http("/api/v1/nodes/n1", method="DELETE")[1]["metadata"]["deletionTimestamp"]
+    wait_for("the end of the Node", lambda: k3s.http("/api/v1/nodes/n1")[0] == 404)
+    k3s.stop()
+    k3s.up()
+    assert k3s.http("/api/v1/nodes/n1")[0] == 200
 
 
 def test_seeding_adds_rows_that_lie_in_the_wal(k3s: K3s) -> None:

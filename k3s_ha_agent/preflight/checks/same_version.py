@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from k3s_ha_agent.model import CheckResult, Kind
-from k3s_ha_agent.preflight.results import About, known, passed, refused
+from k3s_ha_agent.preflight.results import About, Missing, NotKnown, known, passed, refused
 from k3s_ha_agent.preflight.subject import Subject
 
 NAME = "same-version"
@@ -20,6 +20,9 @@ ABOUT = About(
 def check(subject: Subject) -> CheckResult:
     version = str(known(subject.version))
     pre_image = known(subject.pre_image)
+    if pre_image.problem is not None:
+        # A manifest that does not hold says nothing about the version either.
+        raise NotKnown(Missing(pre_image.problem, "pre-image"))
     if version != pre_image.k3s_version:
         return refused(
             NAME,

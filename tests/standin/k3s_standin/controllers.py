@@ -53,9 +53,9 @@ class Controllers:
 
     def _run(self) -> None:
         while True:
-            parts: list[Callable[[], None]] = [self._heartbeat, self._etcd_role]
-            if self.node.etcd is not None:
-                parts += [self._members.promote, self._members.removals]
+            parts: list[Callable[[], None]] = [self._heartbeat, self._etcd_role, self._members.promote]
+            if self.node.runs_api:
+                parts.append(self._members.removals)
             for part in parts:
                 try:
                     part()

@@ -23,6 +23,8 @@ class Members:
         self._next = 0.0
         self._learning: dict[str, tuple[float, int]] = {}
         """Learner -> (since when its progress stands still, progress)."""
+        self._deleted: dict[str, float] = {}
+        """UID of a Node being deleted -> when that was first seen."""
 
     def promote(self) -> None:
         """Each tick the leader promotes a learner that has caught up; a stalled one is removed (4.5)."""
@@ -55,17 +57,21 @@ class Members:
     def removals(self) -> None:
         """Nodes marked for removal, and Nodes being deleted, lose their member (4.6)."""
         node = self.node
-        if node.etcd is None or node.store is None or not self._is_leader():
+        if node.store is None or not (node.etcd is None or self._is_leader()):
             return
         for item in node.store.below("/registry/minions/")[1]:
             thing = objects.read(item)
             meta = thing["metadata"]
             annotations = meta.get("annotations", {})
             member = annotations.get(controllers.ETCD_NAME, "")
-            if annotations.get(REMOVE) == "true" and annotations.get(REMOVED) != member:
+            removed = bool(member) and annotations.get(REMOVED) == member
+            if node.etcd is not None and annotations.get(REMOVE) == "true" and not removed:
                 self._remove_marked(meta["name"], member)
             if meta.get("deletionTimestamp"):
-                self._finish_deletion(meta["name"], member, annotations.get(REMOVED) == member)
+                since = self._deleted.setdefault(meta["uid"], time.monotonic())
+                # Gone at once, or after a while when the member was removed before ("Seen" 12).
+                if not removed or time.monotonic() - since >= node.standin.speed.finalizer_delay:
+                    self._finish_deletion(meta["name"], member)
 
     def _remove_marked(self, name: str, member: str) -> None:
         removed = self._remove(member)
@@ -80,24 +86,21 @@ class Members:
 
         controllers.change_node(self.node, change, name)
 
-    def _finish_deletion(self, name: str, member: str, removed_before: bool) -> None:
-        finalizers: list[str] = []
+    def _finish_deletion(self, name: str, member: str) -> None:
+        """Take the finalizers off, as far as their controllers run here; on SQLite etcd's stays."""
+        done = {controllers.NODE_FINALIZER}
+        if self.node.etcd is not None and (not member or self._remove(member)):
+            done.add(controllers.ETCD_FINALIZER)
+        left: list[str] = []
 
         def change(thing: dict[str, Any]) -> dict[str, Any]:
-            nonlocal finalizers
-            finalizers = [f for f in thing["metadata"].get("finalizers", []) if f != controllers.NODE_FINALIZER]
-            if not removed_before and not (member and self._is_member(member) and not self._remove(member)):
-                finalizers = [f for f in finalizers if f != controllers.ETCD_FINALIZER]
-            if removed_before:
-                finalizers = [f for f in finalizers if f != controllers.ETCD_FINALIZER]
-            thing["metadata"]["finalizers"] = finalizers
+            nonlocal left
+            left = [f for f in thing["metadata"].get("finalizers", []) if f not in done]
+            thing["metadata"]["finalizers"] = left
             return thing
 
-        if controllers.change_node(self.node, change, name) and not finalizers and self.node.store is not None:
+        if controllers.change_node(self.node, change, name) and not left and self.node.store is not None:
             self.node.store.delete(objects.key("nodes", "", name))
-
-    def _is_member(self, name: str) -> bool:
-        return self.node.etcd is not None and any(m.get("name") == name for m in self.node.etcd.gateway.members())
 
     def _remove(self, name: str) -> bool:
         """Take a member out; False when it is the last voter. True when it is no member (any more)."""

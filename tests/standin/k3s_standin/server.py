@@ -30,6 +30,8 @@ def run(flags: Flags, standin: Standin) -> None:
     existing.handle_tombstone(node)
     etcd = Etcd(node.server, node.name, node.address, standin, flags)
     endpoint, server_url = flags.get("datastore-endpoint"), flags.get("server")
+    if not given_token(flags):
+        server_url = ""  # assignManagedDriver wants both: without a token it stays alone (J10)
     # assignManagedDriver: wal first, then an endpoint, then the flags ("ten facts" 1, M4).
     wanted = etcd.initialized or (not endpoint and (flags.on("cluster-init") or bool(server_url)))
     joins = wanted and not etcd.initialized and bool(server_url)
@@ -83,12 +85,17 @@ def stop(node: Node) -> None:
     log.leave(0)
 
 
+def given_token(flags: Flags) -> str:
+    text = flags.get("token")
+    if not text and flags.get("token-file"):
+        text = Path(flags.get("token-file")).read_text().strip()
+    return text
+
+
 def credentials(node: Node, etcd: Etcd, joins: bool) -> identity.Token:
     """Token, certificates, cred: fetched by a server that joins, compared with etcd's, made where missing."""
     server, flags = node.server, node.flags
-    text = flags.get("token")
-    if not text and flags.get("token-file"):
-        text = Path(flags.get("token-file")).read_text()
+    text = given_token(flags)
     if not text and (server / "token").exists():
         text = (server / "token").read_text()
     token = identity.Token.parse(text)

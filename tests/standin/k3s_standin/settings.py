@@ -97,6 +97,8 @@ class Speed:
     promote_tick: float = 1.0
     """15 s on a real server (4.5)."""
     learner_stalled: float = 300.0
+    finalizer_delay: float = 1.0
+    """How long a deleted Node stays whose member was removed by annotation before."""
 
 
 @dataclasses.dataclass

@@ -17,7 +17,8 @@ from k3s_ha_agent.preflight.ports import needed
 from k3s_ha_agent.preflight.results import Missing
 from k3s_ha_agent.preflight.run import registry, run
 from k3s_ha_agent.preflight.subject import Addresses, Place, Places, Subject
-from tests.unit.preflight.cases import CASES, Case
+from tests.unit.preflight.cases import CASES
+from tests.unit.preflight.changes import Case
 from tests.unit.preflight.subjects import CONFIG, GIB, configuration, files, good
 
 BOTH = (Kind.MIGRATE, Kind.ROLLBACK)
