@@ -14,7 +14,7 @@ import structlog
 
 from k3s_ha_agent import __version__, settings
 from k3s_ha_agent.api.server import ApiServer
-from k3s_ha_agent.errors import AgentError
+from k3s_ha_agent.errors import AgentError, Unavailable
 from k3s_ha_agent.host import notify
 from k3s_ha_agent.host.journald import JournalctlSource, JournalSource, configure_logging
 from k3s_ha_agent.host.units import Units
@@ -78,9 +78,11 @@ async def run(chosen: settings.Settings, journal: JournalSource, observer: Obser
         )
         unfinished = await manager.load()
         journal_read.set()
-        await api.start()
         stack.push_async_callback(manager.close)
         stack.push_async_callback(api.stop)
+        problem = await _start_api(api)
+        if problem is not None and not unfinished:
+            raise problem
         for operation, decision in unfinished:
             log.warning(decision.sentence, operation=operation.id)
         # k3s is ordered after us at boot, and what is unfinished may need it started: so READY=1 comes
@@ -95,6 +97,20 @@ async def run(chosen: settings.Settings, journal: JournalSource, observer: Obser
             notify.stopping()
             log.info("k3s-ha-agent is stopping.")
             beat.cancel()
+
+
+async def _start_api(api: ApiServer) -> AgentError | None:
+    """Why the API cannot be served, None when it is. What is unfinished is not left lying for that."""
+    try:
+        await api.start()
+    except AgentError as error:
+        problem = error
+    except OSError as error:
+        problem = Unavailable(f"The API's socket cannot be opened: {error}.")
+    else:
+        return None
+    log.critical(str(problem))
+    return problem
 
 
 async def _heartbeat(manager: OperationManager) -> None:

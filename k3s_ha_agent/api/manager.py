@@ -50,7 +50,7 @@ class OperationManager(Protocol):
 
     async def status(self) -> NodeState: ...
 
-    def backups(self) -> Sequence[Mapping[str, Any]]:
+    async def backups(self) -> Sequence[Mapping[str, Any]]:
         """Kept pre-images, as JSON values, each with ``operation`` and ``created_at``; no secrets.
 
         ``created_at`` is None when nothing is known of the operation any more.

@@ -79,7 +79,7 @@ class MetricsCalls:
             add_operations(text, operations)
             add_running(text, self._manager.running())
             add_step_durations(text, operations)
-            add_pre_image(text, self._manager.backups(), time.time())
+            add_pre_image(text, await self._manager.backups(), time.time())
             add_datastore(text, await self._node_state())
         return web.Response(body=str(text).encode(), headers={"Content-Type": CONTENT_TYPE})
 

@@ -45,7 +45,7 @@ class StatusCalls:
         )
 
     async def backups(self, request: web.Request, caller: Caller) -> web.StreamResponse:
-        return web.json_response({"backups": [show(backup) for backup in self._manager.backups()]})
+        return web.json_response({"backups": [show(backup) for backup in await self._manager.backups()]})
 
     async def livez(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         """200 while the agent answers at all."""

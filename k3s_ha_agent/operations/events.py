@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
-from k3s_ha_agent.model import Event, Operation
+from k3s_ha_agent.model import Event, Operation, now
 from k3s_ha_agent.operations.journal import Journal
 
 KEPT_IN_MEMORY = 2000
+IDS_PER_LIFE = 1_000_000
 
 
 class EventBook:
@@ -22,8 +23,22 @@ class EventBook:
         self._wakers: set[asyncio.Task[None]] = set()
 
     def last_id(self, operation_id: str) -> int:
+        """The id after which a new life of the agent numbers its events.
+
+        Progress takes ids but is not kept, so those of an earlier life are not known exactly: each life
+        begins at the next round number, and no id is ever given twice.
+        """
         events = self._load(operation_id)
-        return events[-1].id if events else 0
+        return (events[-1].id // IDS_PER_LIFE + 1) * IDS_PER_LIFE if events else 0
+
+    def settle(self, operation: Operation) -> None:
+        """Tell the end of an operation that ended without us: the rescue writes no events."""
+        if operation.outcome is None or operation.id in self._finished:
+            return
+        self._load(operation.id)
+        if operation.id not in self._finished:
+            ended = Event(self.last_id(operation.id) + 1, now(), "finished", {"outcome": operation.outcome.value})
+            self.publish(operation, ended)
 
     def _load(self, operation_id: str) -> list[Event]:
         if operation_id not in self._events:

@@ -112,6 +112,8 @@ class OperationManager:
             log.critical(str(error))
             return []
         self._known = {operation.id: operation for operation in operations}
+        for operation in operations:
+            self._events.settle(operation)
         unfinished = []
         for operation in operations:
             decision = self._decide(operation)
@@ -137,6 +139,7 @@ class OperationManager:
                 # The rescue may have ended it while we waited for the lock.
                 operation = await in_thread(self._journal.load, stale.id)
                 self._known[operation.id] = operation
+                self._events.settle(operation)
                 decision = self._decide(operation)
                 if decision.action is not Action.NOTHING:
                     await self._resume(operation, decision)
@@ -193,8 +196,8 @@ class OperationManager:
     async def status(self) -> NodeState:
         return await self._inspector.survey()
 
-    def backups(self) -> Sequence[Mapping[str, Any]]:
-        return list_backups(self._settings.state_dir, self._newest_first())
+    async def backups(self) -> Sequence[Mapping[str, Any]]:
+        return await in_thread(list_backups, self._settings.state_dir, self._newest_first())
 
     async def preflight(self, kind: Kind) -> tuple[CheckResult, ...]:
         return (await self._inspector.examine(kind, accept_slow_disk=False, history=self._newest_first())).checks

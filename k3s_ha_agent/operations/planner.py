@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from k3s_ha_agent.durations import parse_duration
@@ -24,6 +25,14 @@ class Planner:
         self._layout = Layout(settings.data_dir)
 
     def plan(self, operation: Operation) -> Plan:
+        """The plan, without steps the record does not know: it may be of another version of the agent."""
+        plan = self._plan(operation)
+        known = {record.name for record in operation.steps}
+        if not known:
+            return plan
+        return dataclasses.replace(plan, steps=tuple(step for step in plan.steps if step.name in known))
+
+    def _plan(self, operation: Operation) -> Plan:
         facts, parameters = operation.facts, operation.parameters
         health = K3sHealth(
             self._units, self._settings.unit, self._layout, int(facts["api_port"]), str(facts["node_name"])

@@ -57,6 +57,8 @@ def decide(operation: Operation, plan: Plan, *, boot_id: str, deadline_passed: b
         return Decision(Action.ROLL_BACK, f"{name} is past its deadline; rolling back.")
     if step_name is None:
         return Decision(Action.ROLL_BACK, f"{name} has no step left and no commitment; rolling back.")
+    if [record.name for record in operation.steps] != [step.name for step in plan.steps]:
+        return Decision(Action.ROLL_BACK, f"{name} was begun by another version of this agent; rolling back.")
     record = operation.step(step_name)
     if record.status not in (StepStatus.PENDING, StepStatus.DOING):
         return Decision(Action.ROLL_BACK, f"{name} had failed in {step_name}; rolling back.")

@@ -219,7 +219,7 @@ class MemoryManager:
             live_keys=KEYS,
         )
 
-    def backups(self) -> list[Mapping[str, Any]]:
+    async def backups(self) -> list[Mapping[str, Any]]:
         return [{"operation": o.id, "created_at": o.created_at, "bytes": 1} for o in self.operations.values()]
 
     # --- playing an operation --------------------------------------------------------------------

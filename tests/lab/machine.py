@@ -225,7 +225,8 @@ class Machine(Disk):
         if leader is None:
             raise LabError(f"{self.name} is not running; nothing can be run in it.")
         groups = " ".join(map(str, system.leader_cgroups(leader)))
-        enter = ["nsenter", "--target", str(leader), "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--"]
+        namespaces = ["--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--root"]
+        enter = ["nsenter", "--target", str(leader), *namespaces, "--"]
         return ["sh", "-c", _JOIN, "sh", groups, *enter, *argv]
 
     def chroot(self, argv: Sequence[str], timeout: float = 300.0) -> subprocess.CompletedProcess[str]:
@@ -287,7 +288,7 @@ class Machine(Disk):
 
     def console(self, characters: int = 3000) -> str:
         path = self.directory / "console.log"
-        text = path.read_text(errors="replace") if path.exists() else ""
+        text = path.read_bytes().decode(errors="replace") if path.exists() else ""
         return _CONTROL.sub("", text)[-characters:]
 
 

@@ -85,8 +85,9 @@ def kine_rows(node: Node, state_db: str = f"{DB}/state.db") -> Rows:
 
 
 def configuration(node: Node) -> dict[str, str]:
-    """k3s's configuration and systemd's units, without what ``sabotage`` adds to them."""
-    return node.tree("/etc/rancher", "/etc/systemd/system", "/etc/default", exclude=[FAULTS])
+    """k3s's configuration and systemd's units, but what ``sabotage`` adds to them and whether the agent is enabled."""
+    ours = [FAULTS, "*.wants/k3s-ha-agent.service"]
+    return node.tree("/etc/rancher", "/etc/systemd/system", "/etc/default", exclude=ours)
 
 
 def own_key(node: Node, key: str) -> bool:

@@ -69,3 +69,11 @@ def test_all_done_and_finished_is_left_alone() -> None:
     record = dataclasses.replace(record, steps=(StepRecord("a", DONE), StepRecord("c", DONE)))
     plan = Plan(Kind.MIGRATE, (Act("a", tape), Act("c", tape)), "c")
     assert decide(record, plan, boot_id=OTHER, deadline_passed=True).action is Action.NOTHING
+
+
+def test_record_of_another_version_goes_back() -> None:
+    """A step that this version does not have cannot be gone on with, and what it has can be undone."""
+    tape = Tape()
+    record = dataclasses.replace(operation(DONE), steps=(StepRecord("a", DONE), StepRecord("gone"), StepRecord("c")))
+    plan = Plan(Kind.MIGRATE, (Act("a", tape), Act("c", tape)), "c")
+    assert decide(record, plan, boot_id=HERE, deadline_passed=False).action is Action.ROLL_BACK
