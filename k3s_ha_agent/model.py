@@ -225,7 +225,7 @@ class NodeState:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Event:
-    """One thing that happened in an operation, as ``/events`` sends it. ``id`` grows, also over restarts of the agent."""
+    """One thing that happened in an operation, as ``/events`` sends it. ``id`` grows, also over restarts."""
 
     id: int
     time: str

@@ -23,15 +23,15 @@ _HEAD = """\
 
 Written from the plans by `python -m k3s_ha_agent.operations.interruptions`; do not edit.
 
-For every step: what is on disk while it runs, what happens when the power fails there or the agent is killed there, and what a person
-would do by hand if nothing of the agent were left. Whatever happens, first: `systemctl start k3s-ha-agent` and wait; or, without the
-agent, `systemctl start k3s-ha-agent-rescue.service`. During the window the gate keeps k3s from starting unless exactly one datastore is in
-place.
+For every step: what is on disk while it runs, what happens when the power fails there or the agent is killed there,
+and what a person would do by hand if nothing of the agent were left. Whatever happens, first:
+`systemctl start k3s-ha-agent` and wait; or, without the agent, `systemctl start k3s-ha-agent-rescue.service`. During
+the window the gate keeps k3s from starting unless exactly one datastore is in place.
 
-What is tested here is death of processes (SIGKILL at every point, and at every system call that makes something durable) and of whole
-nodes (the node's processes killed at once, then booted again). What a power failure adds, the loss of what the kernel had not yet
-written, is answered by syncing file and directory before each next act, and by tests that fail those syncs; it is not simulated below the
-file system.
+What is tested here is death of processes (SIGKILL at every point, and at every system call that makes something
+durable) and of whole nodes (the node's processes killed at once, then booted again). What a power failure adds, the
+loss of what the kernel had not yet written, is answered by syncing file and directory before each next act, and by
+tests that fail those syncs; it is not simulated below the file system.
 """
 
 _WORDS = {
