@@ -11,7 +11,7 @@ rollback failed. Of such a record it uses ``rescue``:
 ``goal``             the datastore to bring back: ``sqlite`` or ``etcd``
 ``unit``             the k3s unit; ``gate``, ``drop_in`` our files; ``drop_in_content`` for goal etcd
 ``db``               k3s's ``server/db``; ``quarantine`` where things are moved aside
-``sealed``, ``sealed_sha256``  the sealed pre-image, absent before it was sealed
+``sealed``, ``sealed_sha256``  the sealed pre-image, absent before it was sealed; ``inode`` of ``state.db`` then
 
 Exit status: 0 nothing to do or brought back, 1 not brought back.
 """
@@ -230,6 +230,10 @@ def bring_back_sqlite(rescue: dict[str, Any], restored: bool) -> None:
     remove(drop_in)
     with contextlib.suppress(OSError):
         drop_in.parent.rmdir()  # only when it is empty
+    began = wal_directory.exists() or any(quarantine.glob("etcd*/member/wal"))
+    if not began and state_db.exists() and state_db.stat().st_ino == rescue.get("inode"):
+        say("k3s never began to convert; its SQLite stays as it is")
+        return
     if "sealed" not in rescue:
         if wal_directory.exists():
             raise RescueError(f"{wal_directory} exists although the pre-image was never sealed; a person must look")

@@ -88,6 +88,18 @@ def put_back_sqlite(layout: Layout, sealed: Path, sha256: str, quarantine: Path)
     durable.rename(temporary, layout.state_db)
 
 
+def conversion_began(layout: Layout, inode: int, quarantine: Path) -> bool:
+    """Whether anything but k3s on its own SQLite has touched the datastore: False only when ``state.db`` is still the
+    file with that inode and no etcd was ever initialised, neither in place nor, by now, in ``quarantine``.
+
+    k3s writes to etcd only after ``member/wal`` is there ("ten facts" 1 and 3), so without it ``state.db`` and its WAL
+    are all there is, and may have rows that came after the pre-image was sealed.
+    """
+    if layout.etcd_member_wal.exists() or any(quarantine.glob(f"{layout.etcd.name}*/member/wal")):
+        return True
+    return not layout.state_db.exists() or layout.state_db.stat().st_ino != inode
+
+
 def _has_tail(layout: Layout) -> bool:
     return layout.state_db_wal.exists() or layout.state_db_shm.exists()
 

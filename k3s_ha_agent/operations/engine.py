@@ -112,7 +112,8 @@ class LiveRun:
         )
         self.emit("evidence", name=name, ok=ok, value=value, needed=needed)
         if not ok:
-            raise EvidenceMissing(f"{name}: found {value}" + (f", needed {needed}." if needed else "."), evidence=name)
+            said = f"{name}: found {value.removesuffix('.')}" + (f", needed {needed}." if needed else ".")
+            raise EvidenceMissing(said, evidence=name)
 
     def name_failed(self, what: str) -> None:
         """Name what is missing when no evidence was: the step that failed."""
@@ -209,6 +210,7 @@ class Engine:
         if run.abort.is_set():
             raise Aborted("The operation was aborted on request.")
         await run.mark(step.name, StepStatus.DONE, committed=True)
+        run.decide(f"The {run.operation.kind} is committed: nothing is undone by itself any more.")
 
     async def _act(self, point: str, act: Awaitable[None], run: LiveRun) -> None:
         """One act within the deadline, ended early by an abort."""

@@ -114,11 +114,12 @@ async def start_and_wait_active(health: K3sHealth, timeout: float) -> UnitState:
 async def stop_and_wait_dead(health: K3sHealth, timeout: float) -> UnitState:
     """Stop k3s; kill its main process when it does not end in time. SystemdError when it lives on.
 
-    KillMode=process: containers and their shims live on, as with any stop of k3s.
+    KillMode=process: containers and their shims live on, as with any stop of k3s. A job that is queued for it,
+    such as the start at boot that waits for other units, counts as running: stopping takes its place.
     """
     for signal in (None, 9):
         state = await health.state()
-        if state.active_state in ("inactive", "failed") and state.main_pid == 0:
+        if state.active_state in ("inactive", "failed") and state.main_pid == 0 and not state.job:
             return state
         if signal is not None:
             await health.units.kill_unit(health.unit, signal)

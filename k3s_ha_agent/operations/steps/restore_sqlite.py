@@ -8,18 +8,25 @@ from pathlib import Path
 from k3s_ha_agent.errors import StepFailed
 from k3s_ha_agent.k3s.layout import Layout
 from k3s_ha_agent.operations.datastore_files import put_back_sqlite, retire_sqlite, sha256_of
+from k3s_ha_agent.operations.k3s_health import K3sHealth, stop_and_wait_dead
 from k3s_ha_agent.operations.plan import Run
 from k3s_ha_agent.operations.threads import in_thread
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RestoreSqlite:
-    layout: Layout
+    health: K3sHealth
+    stop_timeout: float
+    """Seconds."""
 
     name: str = "restore-sqlite"
     resumable: bool = True
     on_disk: str = "k3s is stopped, etcd is whole in the quarantine, state.db is absent or the whole sealed pre-image."
     by_hand: str = "systemctl start k3s-ha-agent-rescue.service moves db/etcd back."
+
+    @property
+    def layout(self) -> Layout:
+        return self.health.layout
 
     async def do(self, run: Run) -> None:
         await in_thread(
@@ -37,6 +44,7 @@ class RestoreSqlite:
 
     async def undo(self, run: Run) -> None:
         """Take SQLite out of the way; etcd's directory is put back by the step before."""
+        await stop_and_wait_dead(self.health, self.stop_timeout)  # whoever started it: a boot, or a person
         await in_thread(retire_sqlite, self.layout, self.layout.quarantine / run.operation.id / "sqlite")
         if self.layout.state_db.exists():
             raise StepFailed(f"{self.layout.state_db} is still there.")

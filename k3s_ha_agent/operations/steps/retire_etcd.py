@@ -7,13 +7,16 @@ import dataclasses
 from k3s_ha_agent.errors import StepFailed
 from k3s_ha_agent.k3s.layout import Layout
 from k3s_ha_agent.operations.datastore_files import put_back_etcd, retire_etcd
+from k3s_ha_agent.operations.k3s_health import K3sHealth, stop_and_wait_dead
 from k3s_ha_agent.operations.plan import Run
 from k3s_ha_agent.operations.threads import in_thread
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RetireEtcd:
-    layout: Layout
+    health: K3sHealth
+    stop_timeout: float
+    """Seconds."""
 
     name: str = "retire-etcd"
     resumable: bool = True
@@ -22,6 +25,10 @@ class RetireEtcd:
         "the gate keeps k3s from beginning an empty cluster."
     )
     by_hand: str = "systemctl start k3s-ha-agent-rescue.service moves db/etcd back."
+
+    @property
+    def layout(self) -> Layout:
+        return self.health.layout
 
     async def do(self, run: Run) -> None:
         await in_thread(retire_etcd, self.layout, self.layout.quarantine / run.operation.id)
@@ -33,5 +40,6 @@ class RetireEtcd:
             raise StepFailed("db/etcd is not in the quarantine.")
 
     async def undo(self, run: Run) -> None:
+        await stop_and_wait_dead(self.health, self.stop_timeout)  # whoever started it: a boot, or a person
         await in_thread(put_back_etcd, self.layout, self.layout.quarantine / run.operation.id)
         run.evidence("etcd-restored", self.layout.etcd_member_wal.exists(), f"{self.layout.etcd} is back in place")

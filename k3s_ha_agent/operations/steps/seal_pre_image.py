@@ -16,20 +16,27 @@ from k3s_ha_agent.k3s import kine
 from k3s_ha_agent.k3s.layout import Layout
 from k3s_ha_agent.model import to_json
 from k3s_ha_agent.operations import pre_image
-from k3s_ha_agent.operations.datastore_files import put_back_sqlite, sha256_of
+from k3s_ha_agent.operations.datastore_files import conversion_began, put_back_sqlite, sha256_of
+from k3s_ha_agent.operations.k3s_health import K3sHealth, stop_and_wait_dead
 from k3s_ha_agent.operations.plan import Run
 from k3s_ha_agent.operations.threads import in_thread, in_thread_cancellable
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SealPreImage:
-    layout: Layout
+    health: K3sHealth
     state_dir: Path
+    stop_timeout: float
+    """Seconds."""
 
     name: str = "seal-pre-image"
     resumable: bool = True
     on_disk: str = "k3s is stopped; state.db and its WAL are untouched, the sealed copy may be half-written."
     by_hand: str = "Remove the gate and start k3s: it is still on its SQLite files."
+
+    @property
+    def layout(self) -> Layout:
+        return self.health.layout
 
     async def do(self, run: Run) -> None:
         backup = pre_image.directory(self.state_dir, run.operation.id)
@@ -74,7 +81,7 @@ class SealPreImage:
         facts = await in_thread_cancellable(seal)
         await run.remember(**facts)
         await run.set_rescue(
-            **{**run.operation.rescue, "sealed": facts["sealed"], "sealed_sha256": facts["sealed_sha256"]}
+            **{**run.operation.rescue, **{name: facts[name] for name in ("sealed", "sealed_sha256", "inode")}}
         )
         run.decide(f"The pre-image is sealed: {facts['live_rows']} live keys at revision {facts['max_id']}.")
 
@@ -92,6 +99,12 @@ class SealPreImage:
             return
         sealed, sha256 = Path(run.fact("sealed")), run.fact("sealed_sha256")
         quarantine = self.layout.quarantine / run.operation.id
+        # Not ours to assume: a boot starts k3s, and so may anybody. Files must not be moved from under it.
+        await stop_and_wait_dead(self.health, self.stop_timeout)
+        if not await in_thread(conversion_began, self.layout, int(run.fact("inode")), quarantine):
+            run.evidence("sqlite-untouched", True, "no etcd was begun; state.db is the file k3s was stopped on")
+            run.decide("k3s never began to convert; its SQLite stays as it is.")
+            return
         await in_thread(put_back_sqlite, self.layout, sealed, sha256, quarantine)
         run.evidence("pre-image-restored", True, f"state.db has SHA-256 {sha256[:16]}…, as sealed; no WAL beside it")
         run.decide(f"The sealed pre-image is back in {self.layout.state_db}; what was there is in {quarantine}.")
