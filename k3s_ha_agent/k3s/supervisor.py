@@ -118,6 +118,10 @@ class Supervisor(HttpClient):
         answer = await self._get("/v1-k3s/config")
         return parse_config(answer.text())
 
+    async def server_bootstrap(self) -> str:
+        """The bootstrap data (``/v1-k3s/server-bootstrap``, as ``server``). Secret: it holds the CA keys."""
+        return (await self._get("/v1-k3s/server-bootstrap")).text()
+
     async def _get(self, path: str) -> Answer:
         answer = await self.request("GET", path, headers=self._headers)
         if answer.status != 200:
