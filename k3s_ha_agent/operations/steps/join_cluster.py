@@ -1,0 +1,90 @@
+"""Start k3s as a joining server; undo removes a voter while k3s still runs, then stops it."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import time
+
+from k3s_ha_agent.errors import AgentError, StepFailed
+from k3s_ha_agent.host.journald import JournalSource
+from k3s_ha_agent.operations.k3s_health import K3sHealth, stop_and_wait_dead
+from k3s_ha_agent.operations.peers import Peers
+from k3s_ha_agent.operations.plan import Run
+from k3s_ha_agent.operations.steps.membership import remove_member
+from k3s_ha_agent.operations.steps.start_k3s import StartK3s
+
+TOO_MANY = "too-many-learners"
+"""The bad sign of ``log_lines`` for etcd's answer to a second learner; k3s before 1.26.5 dies of it (J6)."""
+POLL = 2.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class JoinCluster:
+    health: K3sHealth
+    journal: JournalSource
+    peers: Peers
+    address: str
+    stop_timeout: float
+
+    name: str = "join-cluster"
+    resumable: bool = True
+    on_disk: str = (
+        "k3s is fetching the cluster's certificates, or is a learner, or a voter. The gate keeps it from starting "
+        "anywhere but in this cluster."
+    )
+    by_hand: str = "On another server: kubectl delete node of this server; then stop k3s here."
+
+    async def do(self, run: Run) -> None:
+        follower = asyncio.ensure_future(self._follow_members(run))
+        try:
+            while True:
+                try:
+                    await self._start().do(run)
+                    return
+                except StepFailed as error:
+                    if error.extensions.get("sign") != TOO_MANY:
+                        raise
+                    run.decide("Another server is a learner just now; k3s is started again when it is a voter.")
+                    await stop_and_wait_dead(self.health, self.stop_timeout)
+                    await run.remember(invocation_id="")
+                    await asyncio.sleep(5.0)
+        finally:
+            follower.cancel()
+            await asyncio.gather(follower, return_exceptions=True)
+
+    def _start(self) -> StartK3s:
+        return StartK3s(self.health, self.journal, self.stop_timeout, expects_copy=False)
+
+    async def _follow_members(self, run: Run) -> None:
+        """Say when this server becomes a learner, and when a voter."""
+        said = ""
+        began = time.monotonic()
+        while True:
+            try:
+                ours = await self.peers.our_member(self.address)
+            except AgentError as error:
+                now = f"the cluster does not say who its members are ({error.detail})"
+            else:
+                now = "no member yet" if ours is None else "a learner" if ours.is_learner else "a voter"
+            if now != said:
+                run.decide(f"This server is {now}." if now.startswith(("a ", "no ")) else f"{now}.")
+                said = now
+            if said == "a learner":
+                run.progress(int(time.monotonic() - began), 30, "seconds")
+            await asyncio.sleep(POLL)
+
+    async def verify(self, run: Run) -> None:
+        await self._start().verify(run)
+
+    async def undo(self, run: Run) -> None:
+        state = await self.health.state()
+        ours = await self._our_voter() if state.main_pid else None
+        if ours:
+            # Stopped first, a second voter of two would take the quorum with it (k3s-facts J11).
+            await remove_member(self.peers, self.address, run)
+        await stop_and_wait_dead(self.health, self.stop_timeout)
+
+    async def _our_voter(self) -> bool:
+        member = await self.peers.our_member(self.address)
+        return member is not None and not member.is_learner
