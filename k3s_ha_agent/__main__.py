@@ -18,13 +18,16 @@ from k3s_ha_agent.errors import AgentError, Unavailable
 from k3s_ha_agent.host import notify
 from k3s_ha_agent.host.journald import JournalctlSource, JournalSource, configure_logging
 from k3s_ha_agent.host.units import Units
+from k3s_ha_agent.k3s.token import Token
 from k3s_ha_agent.model import Kind, NodeState, Operation
 from k3s_ha_agent.operations import pre_image
 from k3s_ha_agent.operations.history import last_migration
-from k3s_ha_agent.operations.manager import Findings, OperationManager
+from k3s_ha_agent.operations.intake import Findings
+from k3s_ha_agent.operations.manager import OperationManager
 from k3s_ha_agent.operations.plan import Observer
 from k3s_ha_agent.operations.planner import Planner
 from k3s_ha_agent.preflight.inspector import NodeInspector
+from k3s_ha_agent.preflight.join_target import JoinTarget
 from k3s_ha_agent.preflight.results import Missing
 from k3s_ha_agent.preflight.subject import PreImage
 
@@ -37,8 +40,16 @@ class Inspector:
     def __init__(self, node: NodeInspector) -> None:
         self._node = node
 
-    async def examine(self, kind: Kind, *, accept_slow_disk: bool, history: Sequence[Operation]) -> Findings:
-        checks, facts = await self._node.examine(kind, accept_slow_disk=accept_slow_disk, history=history)
+    async def examine(
+        self,
+        kind: Kind,
+        *,
+        accept_slow_disk: bool,
+        history: Sequence[Operation],
+        target: tuple[str, Token] | None = None,
+    ) -> Findings:
+        there = None if target is None else JoinTarget(*target)
+        checks, facts = await self._node.examine(kind, accept_slow_disk=accept_slow_disk, history=history, target=there)
         return Findings(checks, facts)
 
     async def survey(self) -> NodeState:

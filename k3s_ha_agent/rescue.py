@@ -8,10 +8,11 @@ half upgraded, and without D-Bus (systemctl talks to PID 1 directly). Every act 
 Reads ``<state_dir>/operations/*/record.json`` and acts on records that are not committed, or whose
 rollback failed. Of such a record it uses ``rescue``:
 
-``goal``             the datastore to bring back: ``sqlite`` or ``etcd``
+``goal``             the datastore to bring back: ``sqlite`` or ``etcd``; ``none`` for a join
 ``unit``             the k3s unit; ``gate``, ``drop_in`` our files; ``drop_in_content`` for goal etcd
 ``db``               k3s's ``server/db``; ``quarantine`` where things are moved aside
 ``sealed``, ``sealed_sha256``  the sealed pre-image, absent before it was sealed
+``token_file``, ``unit_file_state``  of a join: our token file, and whether the unit was enabled
 
 Exit status: 0 nothing to do or brought back, 1 not brought back.
 """
@@ -281,6 +282,28 @@ def bring_back_etcd(rescue: dict[str, Any]) -> None:
         write(drop_in, rescue["drop_in_content"].encode(), 0o600)
 
 
+def undo_join(path: Path, record: dict[str, Any], rescue: dict[str, Any]) -> None:
+    """This server as it was before it began to join. k3s is stopped.
+
+    Its member, if the cluster has one, can only be removed through another server, which needs the agent: so the
+    record is left for the agent to undo further, and k3s itself removes a learner after five minutes (k3s-facts 4.5).
+    """
+    move_aside(Path(rescue["db"]).parent, Path(rescue["quarantine"]))
+    remove(Path(rescue["drop_in"]))
+    with contextlib.suppress(OSError):
+        Path(rescue["drop_in"]).parent.rmdir()  # only when it is empty
+    remove(Path(rescue["token_file"]))
+    if rescue["unit_file_state"] not in ("enabled", "enabled-runtime", "static", "alias", "indirect"):
+        systemctl("disable", rescue["unit"])
+    open_gate(rescue)
+    reason = record.get("reason") or "The agent did not end the join before its deadline."
+    record.update(phase="undoing", reason=reason, rescue={})
+    save(path, record)
+    say(
+        "k3s is stopped and this server is as it was; start the agent, it removes what the cluster may still have of it"
+    )
+
+
 def open_gate(rescue: dict[str, Any]) -> None:
     gate = Path(rescue["gate"])
     remove(gate)
@@ -299,9 +322,12 @@ def bring_back(path: Path, record: dict[str, Any]) -> None:
     """One operation, all the way; the record says at every moment how far it came."""
     rescue = record["rescue"]
     unit = rescue["unit"]
-    say(f"bringing {unit} back to {rescue['goal']} for {record['kind']} {record['id']}")
+    say(f"bringing {unit} back (goal: {rescue['goal']}) for {record['kind']} {record['id']}")
     stop(unit)
     seal_undone = any(s["name"] == "seal-pre-image" and s["status"] == "undone" for s in record["steps"])
+    if rescue["goal"] == "none":
+        undo_join(path, record, rescue)
+        return
     if rescue["goal"] == "sqlite":
         bring_back_sqlite(rescue, restored=seal_undone or rescue.get("restored", False))
     else:

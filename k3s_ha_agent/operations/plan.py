@@ -96,6 +96,8 @@ class Plan:
     kind: Kind
     steps: tuple[Step, ...]
     commitment: str
+    no_way_back: str | None = None
+    """A step that, once begun, can only be finished, whatever was in between."""
 
     def __post_init__(self) -> None:
         names = [step.name for step in self.steps]

@@ -68,3 +68,25 @@ class ForgetToken:
 
     async def undo(self, run: Run) -> None:
         """Never called: the step comes after the commitment."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class KeepToken:
+    """The request's token lies beside the record, 0600, as long as the way back may need it."""
+
+    given_token: Path
+
+    name: str = "keep-token"
+    resumable: bool = True
+    on_disk: str = "Nothing has changed; the copy of the token is beside the record."
+    by_hand: str = "Nothing."
+
+    async def do(self, run: Run) -> None:
+        """The manager put it there before the record was made."""
+
+    async def verify(self, run: Run) -> None:
+        if not await in_thread(self.given_token.exists):
+            raise StepFailed(f"{self.given_token} is missing.")
+
+    async def undo(self, run: Run) -> None:
+        await in_thread(durable.remove, self.given_token)
