@@ -50,6 +50,8 @@ class Node:
     resource_version: str
     finalizers: tuple[str, ...]
     deleting: bool
+    kubelet_version: str = ""
+    """k3s's own version on that server, ``v1.22.2+k3s1``; empty when the Node does not say."""
 
 
 class Apiserver(HttpClient):
@@ -177,4 +179,5 @@ def parse_node(item: Mapping[str, Any]) -> Node:
         resource_version=metadata.get("resourceVersion", ""),
         finalizers=tuple(metadata.get("finalizers") or ()),
         deleting="deletionTimestamp" in metadata,
+        kubelet_version=(status.get("nodeInfo") or {}).get("kubeletVersion", ""),
     )

@@ -34,6 +34,17 @@ class DbInfo:
     message: str
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Encryption:
+    """Secrets encryption of a cluster (pkg/server/secrets-encrypt.go)."""
+
+    enabled: bool
+    stage: str
+    """Of the rotation of its key: ``start``, ``prepare``, ``rotate``, ``reencrypt_request``, …"""
+    hashes_match: bool
+    """Whether all servers have the same keys."""
+
+
 class Supervisor(HttpClient):
     """All methods raise SupervisorError when there is no answer in time or one that makes no sense."""
 
@@ -118,6 +129,11 @@ class Supervisor(HttpClient):
         answer = await self._get("/v1-k3s/config")
         return parse_config(answer.text())
 
+    async def encryption(self) -> Encryption:
+        """The state of secrets encryption (``/v1-k3s/encrypt/status``, as ``server``; since 2021-12)."""
+        answer = await self._get("/v1-k3s/encrypt/status")
+        return parse_encryption(answer.text())
+
     async def server_bootstrap(self) -> str:
         """The bootstrap data (``/v1-k3s/server-bootstrap``, as ``server``). Secret: it holds the CA keys."""
         return (await self._get("/v1-k3s/server-bootstrap")).text()
@@ -159,6 +175,15 @@ def parse_config(text: str) -> Mapping[str, Any]:
     if not isinstance(config, dict):
         raise SupervisorError("The answer of /v1-k3s/config is not a JSON object.")
     return config
+
+
+def parse_encryption(text: str) -> Encryption:
+    """``/v1-k3s/encrypt/status``. SupervisorError when it is not understood."""
+    try:
+        answer = json.loads(text)
+        return Encryption(bool(answer.get("enable")), str(answer.get("stage", "")), bool(answer.get("hashmatch")))
+    except (ValueError, AttributeError) as error:
+        raise SupervisorError("The answer of /v1-k3s/encrypt/status is not understood.") from error
 
 
 def parse_passwd(text: str) -> dict[str, str]:
