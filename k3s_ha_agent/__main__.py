@@ -18,9 +18,11 @@ from k3s_ha_agent.errors import AgentError, Unavailable
 from k3s_ha_agent.host import notify
 from k3s_ha_agent.host.journald import JournalctlSource, JournalSource, configure_logging
 from k3s_ha_agent.host.units import Units
+from k3s_ha_agent.k3s.configuration import drop_in_path
+from k3s_ha_agent.k3s.layout import Layout
 from k3s_ha_agent.k3s.token import Token
 from k3s_ha_agent.model import Kind, NodeState, Operation
-from k3s_ha_agent.operations import pre_image
+from k3s_ha_agent.operations import peer_config, pre_image
 from k3s_ha_agent.operations.history import last_migration
 from k3s_ha_agent.operations.intake import Findings
 from k3s_ha_agent.operations.manager import OperationManager
@@ -32,6 +34,8 @@ from k3s_ha_agent.preflight.results import Missing
 from k3s_ha_agent.preflight.subject import PreImage
 
 log = structlog.get_logger("k3s_ha_agent")
+TEND_PAUSE = 15.0
+"""Seconds between two looks at the members of the cluster."""
 
 
 class Inspector:
@@ -102,12 +106,14 @@ async def run(chosen: settings.Settings, journal: JournalSource, observer: Obser
         log.info(f"k3s-ha-agent {__version__} is ready.", unit=chosen.unit)
         manager.resume(unfinished)
         beat = asyncio.create_task(_heartbeat(manager), name="heartbeat")
+        tend = asyncio.create_task(_tend(chosen, manager), name="tend")
         try:
             await stop.wait()
         finally:
             notify.stopping()
             log.info("k3s-ha-agent is stopping.")
             beat.cancel()
+            tend.cancel()
 
 
 async def _start_api(api: ApiServer) -> AgentError | None:
@@ -136,6 +142,21 @@ async def _heartbeat(manager: OperationManager) -> None:
             notify.status(text)
             told = text
         await asyncio.sleep(min(1.0, interval / 3) if interval else 1.0)
+
+
+async def _tend(chosen: settings.Settings, manager: OperationManager) -> None:
+    """Keep our drop-in for k3s up to the members of the cluster, between operations."""
+    layout, drop_in, told = Layout(chosen.data_dir), drop_in_path(chosen.k3s_config), ""
+    while True:
+        await asyncio.sleep(TEND_PAUSE)
+        if manager.running() is not None:
+            continue
+        try:
+            await peer_config.reconcile(layout, drop_in, manager.list())
+        except (AgentError, OSError) as error:
+            if str(error) != told:
+                told = str(error)
+                log.warning(f"Our drop-in for k3s cannot be compared with the members of the cluster: {error}")
 
 
 def _where(operation: Operation) -> str:

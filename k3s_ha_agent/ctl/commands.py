@@ -27,6 +27,7 @@ INTERRUPTED = 130
 """128 + SIGINT, as shells count."""
 QUESTIONS = {
     "migrate": "Move this server from SQLite to embedded etcd? k3s is stopped for a moment.",
+    "join": "Make this server a member of the cluster?",
     "rollback": "Undo what this server committed last? k3s is stopped for a moment.",
 }
 
@@ -95,6 +96,15 @@ def migrate(arguments: Arguments, client: Client, output: Output) -> int:
     if arguments.accept_slow_disk:
         body["accept_slow_disk"] = True
     return _operate("migrate", body, arguments, client, output)
+
+
+def join(arguments: Arguments, client: Client, output: Output) -> int:
+    body = _common_body(arguments)
+    body["server"] = arguments.server
+    body["token_file"] = os.path.abspath(arguments.token_file)  # the agent has another working directory
+    if arguments.on_conflict is not None:
+        body["on_conflict"] = arguments.on_conflict
+    return _operate("join", body, arguments, client, output)
 
 
 def rollback(arguments: Arguments, client: Client, output: Output) -> int:
@@ -258,6 +268,7 @@ COMMANDS: Mapping[str, Command] = {
     "status": status,
     "preflight": preflight,
     "migrate": migrate,
+    "join": join,
     "rollback": rollback,
     "operations": operations,
     "watch": watch,

@@ -36,6 +36,6 @@ def matches(password: bytes, kept: str) -> bool | None:
             maxmem=MAX_MEMORY,
             dklen=len(wanted),
         )
-    except (ValueError, OverflowError, binascii.Error, MemoryError):
+    except (ValueError, TypeError, OverflowError, binascii.Error, MemoryError):
         return None
     return hmac.compare_digest(made, wanted)

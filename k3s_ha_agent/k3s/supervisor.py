@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import email.utils
 import json
 import ssl
+import time
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -147,13 +149,43 @@ class Supervisor(HttpClient):
         return answer
 
 
-async def fetch_cacerts(url: str, *, timeout: float = TIMEOUT) -> bytes:
-    """The CA bundle a server shows to anyone. Nothing is trusted for it: compare its hash first."""
+@dataclasses.dataclass(frozen=True, slots=True)
+class Greeting:
+    """What a server tells anyone. Nothing in it is trusted."""
+
+    cacerts: bytes
+    """The CA bundle it shows, PEM: compare its hash first."""
+    clock_offset: float | None
+    """Seconds its clock is ahead of ours, right to about one; None when it does not say the time."""
+
+
+async def greet(url: str, *, timeout: float = TIMEOUT) -> Greeting:
+    """The CA bundle a server shows to anyone, and its time by the header ``Date``."""
     untrusting = ssl.create_default_context()
     untrusting.check_hostname = False
     untrusting.verify_mode = ssl.CERT_NONE
     async with Supervisor(url, untrusting, timeout=timeout) as stranger:
-        return await stranger.cacerts()
+        before = time.time()
+        answer = await stranger.request("GET", "/cacerts")
+        after = time.time()
+        if answer.status != 200:
+            raise stranger.problem(
+                f"refused /cacerts with HTTP {answer.status}: {message_of(answer.text())}.", http_status=answer.status
+            )
+    return Greeting(answer.body, clock_offset(answer.date, (before + after) / 2))
+
+
+def clock_offset(date: str, here: float) -> float | None:
+    """Seconds from ``here`` to an HTTP date, which is cut off to whole seconds."""
+    try:
+        return email.utils.parsedate_to_datetime(date).timestamp() + 0.5 - here
+    except (ValueError, TypeError):
+        return None
+
+
+async def fetch_cacerts(url: str, *, timeout: float = TIMEOUT) -> bytes:
+    """The CA bundle a server shows to anyone. Nothing is trusted for it: compare its hash first."""
+    return (await greet(url, timeout=timeout)).cacerts
 
 
 def parse_db_info(status: int, text: str) -> DbInfo:

@@ -41,7 +41,7 @@ def _host(url: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-async def reconcile(layout: Layout, drop_in: Path, history: Sequence[Operation], port: int) -> bool:
+async def reconcile(layout: Layout, drop_in: Path, history: Sequence[Operation]) -> bool:
     """Bring our drop-in up to the members of the cluster; whether it was changed. EtcdError, OSError.
 
     Only on a server whose last commitment is a migration: one that joined has a ``server:`` already.
@@ -53,7 +53,7 @@ async def reconcile(layout: Layout, drop_in: Path, history: Sequence[Operation],
         members = await etcd.members()
     ours = (await in_thread(layout.etcd_name.read_text)).strip()
     current = await in_thread(drop_in.read_bytes)
-    text = wanted(ours, members, layout.token_file, current, port)
+    text = wanted(ours, members, layout.token_file, current, int(done.facts["api_port"]))
     if text == current:
         return False
     await in_thread(durable.write, drop_in, text)
