@@ -19,6 +19,10 @@ from k3s_ha_agent.k3s.layout import Layout
 TIMEOUT = 10.0
 """Seconds for one answer."""
 ROLE_LABEL = "node-role.kubernetes.io/"
+MEMBER_NAME = "etcd.k3s.cattle.io/node-name"
+"""Annotation: the name of the Node's etcd member (k3s-facts 4.6)."""
+VOTES = "EtcdIsVoter"
+"""Condition since 2023-11, refreshed by the leader every 15 seconds (k3s-facts 4.6)."""
 MERGE_PATCH = "application/merge-patch+json"
 
 

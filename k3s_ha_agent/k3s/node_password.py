@@ -21,7 +21,7 @@ def secret_path(node: str) -> str:
 
 
 def matches(password: bytes, kept: str) -> bool | None:
-    """Whether ``password`` is the one of the hash; None when the hash cannot be read. Blocks for a tenth of a second."""
+    """Whether ``password`` is the one of the hash; None when the hash cannot be read. Blocks shortly."""
     try:
         version, salt, cost, block, parallel, text = kept.removeprefix("$").split(":")
         if version != "1":

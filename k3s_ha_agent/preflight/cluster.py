@@ -55,20 +55,20 @@ class ClusterFacts:
     """What the host of the URL resolves to."""
     ca_hash: str | Missing
     """Of the CA bundle the server shows."""
-    clock_offset: float | None | Missing
+    clock_offset: float | Missing | None
     """Seconds its clock is ahead of ours; None when it does not say."""
-    certificate_problem: str | None | Missing
+    certificate_problem: str | Missing | None
     """Why its certificate does not fit the name it was asked by; None when it fits."""
     admission: Admission | Missing
     critical: Mapping[str, Any] | Missing
     """Of ``/v1-k3s/config`` only what must be equal on all servers."""
-    encryption: Encryption | None | Missing
+    encryption: Encryption | Missing | None
     """None when the release has no such question (before 2021-12)."""
     members: tuple[Member, ...] | Missing
     version: str | Missing
     api_ready: Readiness | Missing
     nodes: tuple[Node, ...] | Missing
-    node_password: bool | None | Missing
+    node_password: bool | Missing | None
     """Whether the password of this server is the one the cluster knows for its name; None when it knows none."""
     ports: Mapping[Port, str | None] | Missing
     """Why a port of another server cannot be reached from here; None when it can."""

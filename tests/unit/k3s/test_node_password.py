@@ -24,7 +24,8 @@ def test_the_right_and_a_wrong_password(padded: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "$1", "$2:00:10:8:1:AAAA", "$1:zz:10:8:1:AAAA", "$1:00:99:8:1:AAAA", "$1:00:10:8:1:", "$1:00:30:8:1:AA=="]
+    "text",
+    ["", "$1", "$2:00:10:8:1:AAAA", "$1:zz:10:8:1:AAAA", "$1:00:99:8:1:AAAA", "$1:00:10:8:1:", "$1:00:30:8:1:AA=="],
 )
 def test_a_hash_of_another_form_is_not_known(text: str) -> None:
     assert matches(b"right", text) is None
