@@ -55,6 +55,9 @@ class Run(Protocol):
         Measured on the monotonic clock, so that a clock that jumps changes nothing.
         """
 
+    async def forget(self, *names: str) -> None:
+        """Drop facts, durably; those that are not there are as good as dropped."""
+
     async def set_rescue(self, **rescue: Any) -> None:
         """Make durable what ``rescue.py`` needs to bring the node back (see its docstring)."""
 

@@ -14,8 +14,11 @@ from k3s_ha_agent.operations.plan import Run
 from k3s_ha_agent.operations.steps.membership import remove_member
 from k3s_ha_agent.operations.steps.start_k3s import StartK3s
 
-TOO_MANY = "too-many-learners"
-"""The bad sign of ``log_lines`` for etcd's answer to a second learner; k3s before 1.26.5 dies of it (J6)."""
+NOT_NOW = ("too-many-learners", "cluster-unhealthy")
+"""Signs that etcd takes no new member just now: another learner, or a member younger than five seconds. k3s before
+1.26.5 dies of them (k3s-facts J6), later ones try again by themselves."""
+ATTEMPTS = 12
+"""Starts of k3s, five seconds and more apart: a learner is promoted on the leader's 15 s tick."""
 POLL = 2.0
 
 
@@ -38,16 +41,17 @@ class JoinCluster:
     async def do(self, run: Run) -> None:
         follower = asyncio.ensure_future(self._follow_members(run))
         try:
-            while True:
+            for attempt in range(1, ATTEMPTS + 1):
                 try:
                     await self._start().do(run)
                     return
                 except StepFailed as error:
-                    if error.extensions.get("sign") != TOO_MANY:
+                    last = attempt == ATTEMPTS or error.extensions.get("sign") not in NOT_NOW
+                    if last or await self.peers.gone(self.address) is not True:
                         raise
-                    run.decide("Another server is a learner just now; k3s is started again when it is a voter.")
+                    run.decide("etcd takes no new member just now; k3s is started again in a moment.")
                     await stop_and_wait_dead(self.health, self.stop_timeout)
-                    await run.remember(invocation_id="")
+                    await run.forget("invocation_id")
                     await asyncio.sleep(5.0)
         finally:
             follower.cancel()
