@@ -39,15 +39,15 @@ async def joiner(settings: Settings, units: Units, unit: UnitState | Missing) ->
         return agent
     if isinstance(agent_unit, Missing):
         return agent_unit
-    return JoinerFacts(server, agent, agent_unit.load_state != "not-found", await _proxies(unit))
+    return JoinerFacts(server, agent, agent_unit.load_state != "not-found", await _proxies(unit, settings.root))
 
 
-async def _proxies(unit: UnitState | Missing) -> Proxies | Missing:
+async def _proxies(unit: UnitState | Missing, root: Path) -> Proxies | Missing:
     if isinstance(unit, Missing):
         return unit
     return await answer(
         "The proxies in k3s's environment",
-        asyncio.to_thread(proxies.read, unit.name, unit.environment, unit.environment_files),
+        asyncio.to_thread(proxies.read, unit.name, unit.environment, unit.environment_files, root),
         see="proxies",
     )
 

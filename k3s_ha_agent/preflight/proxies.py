@@ -13,12 +13,17 @@ VARIABLES = ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy")
 EXEMPT = ("NO_PROXY", "no_proxy")
 
 
-def read(unit: str, environment: Mapping[str, str], files: Sequence[Path]) -> Proxies:
-    """Of the unit's environment and its files. Blocks; OSError when one cannot be read, a missing one says nothing."""
+def read(unit: str, environment: Mapping[str, str], files: Sequence[Path], root: Path) -> Proxies:
+    """Of the unit's environment and its files below ``root``, a missing one says nothing. Blocks.
+
+    OSError when one cannot be read.
+    """
     sources: list[tuple[str, Mapping[str, str]]] = [(f"Environment= of {unit}", environment)]
     for path in files:
         try:
-            sources.append((str(path), parse_environment_file(path.read_text(errors="surrogateescape"))))
+            sources.append(
+                (str(path), parse_environment_file((root / path.relative_to("/")).read_text(errors="surrogateescape")))
+            )
         except (FileNotFoundError, NotADirectoryError):
             continue
     return of(sources)
