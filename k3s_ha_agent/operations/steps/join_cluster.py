@@ -8,17 +8,20 @@ import time
 
 from k3s_ha_agent.errors import AgentError, StepFailed
 from k3s_ha_agent.host.journald import JournalSource
+from k3s_ha_agent.k3s.etcd import EtcdClient
 from k3s_ha_agent.operations.k3s_health import K3sHealth, stop_and_wait_dead
 from k3s_ha_agent.operations.peers import Peers
 from k3s_ha_agent.operations.plan import Run
-from k3s_ha_agent.operations.steps.membership import remove_member
 from k3s_ha_agent.operations.steps.start_k3s import StartK3s
+from k3s_ha_agent.operations.threads import in_thread
 
 NOT_NOW = ("too-many-learners", "cluster-unhealthy")
 """Signs that etcd takes no new member just now: another learner, or a member younger than five seconds. k3s before
 1.26.5 dies of them (k3s-facts J6), later ones try again by themselves."""
 ATTEMPTS = 12
 """Starts of k3s, five seconds and more apart: a learner is promoted on the leader's 15 s tick."""
+LEAVE_LIMIT = 120.0
+"""Seconds for a voter to leave."""
 POLL = 2.0
 
 
@@ -82,13 +85,49 @@ class JoinCluster:
         await self._start().verify(run)
 
     async def undo(self, run: Run) -> None:
-        state = await self.health.state()
-        ours = await self._our_voter() if state.main_pid else None
-        if ours:
-            # Stopped first, a second voter of two would take the quorum with it (k3s-facts J11).
-            await remove_member(self.peers, self.address, run)
+        """Stopped first, a second voter of two would take the quorum with it (k3s-facts J11): so a voter leaves
+        while its etcd runs, and one that is dead is started once more for that."""
+        if await in_thread(self.health.layout.etcd_member_wal.exists):
+            await self._leave(run)
         await stop_and_wait_dead(self.health, self.stop_timeout)
 
-    async def _our_voter(self) -> bool:
-        member = await self.peers.our_member(self.address)
-        return member is not None and not member.is_learner
+    async def _leave(self, run: Run) -> None:
+        end = time.monotonic() + min(LEAVE_LIMIT, run.remaining() / 2)
+        while time.monotonic() < end:
+            what = await self._what_we_are()
+            if what in ("gone", "learner"):
+                return  # a learner has no vote: its k3s may stop, and the cluster is asked to drop it afterwards
+            state = await self.health.state()
+            if not state.main_pid and state.active_state in ("inactive", "failed"):
+                run.decide("This server may be a voter and its k3s is dead; it is started once more to leave in order.")
+                await self.health.units.reset_failed(self.health.unit)
+                await self.health.units.start_unit(self.health.unit)
+            if await self._remove_ourselves():
+                run.decide("This server's etcd has left the cluster.")
+            await asyncio.sleep(0.5)
+        raise StepFailed(
+            "This server may still be a voter of the cluster, and its etcd cannot be brought to leave.",
+            next_step=f"On another server: kubectl annotate node {self.peers.node_name} etcd.k3s.cattle.io/remove=true",
+        )
+
+    async def _what_we_are(self) -> str:
+        """``gone``, ``learner`` or ``voter`` as the other server says; ``unknown`` when it cannot say: no quorum?"""
+        try:
+            member = await self.peers.our_member(self.address)
+        except AgentError:
+            return "unknown"
+        return "gone" if member is None else "learner" if member.is_learner else "voter"
+
+    async def _remove_ourselves(self) -> bool:
+        """Remove our own member through our own etcd, which needs nobody's API server but a quorum."""
+        layout = self.health.layout
+        try:
+            name = (await in_thread(layout.etcd_name.read_text)).strip()
+            async with EtcdClient.from_layout(layout, timeout=3.0) as etcd:
+                for member in await etcd.members():
+                    if member.name == name and not member.is_learner:
+                        await etcd.member_remove(member.id)
+                        return True
+        except (AgentError, OSError):
+            return False  # asked again until the limit
+        return False
