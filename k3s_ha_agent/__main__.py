@@ -21,7 +21,7 @@ from k3s_ha_agent.host.units import Units
 from k3s_ha_agent.k3s.configuration import drop_in_path
 from k3s_ha_agent.k3s.layout import Layout
 from k3s_ha_agent.k3s.token import Token
-from k3s_ha_agent.model import Kind, NodeState, Operation
+from k3s_ha_agent.model import ClusterView, Kind, NodeState, Operation
 from k3s_ha_agent.operations import peer_config, pre_image
 from k3s_ha_agent.operations.history import last_migration
 from k3s_ha_agent.operations.intake import Findings
@@ -58,6 +58,9 @@ class Inspector:
 
     async def survey(self) -> NodeState:
         return await self._node.survey()
+
+    async def cluster(self) -> ClusterView:
+        return await self._node.cluster()
 
 
 def find_pre_image(history: Sequence[Operation]) -> PreImage | Missing:

@@ -59,6 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
         return commands.add_parser(name, help=text, description=text, parents=[common], allow_abbrev=False)
 
     command("status", "Show what this server is and what the agent is doing.")
+    command("members", "Show the members of this server's etcd cluster and how many may fail.")
 
     preflight = command("preflight", "Make every check now and change nothing; exits 5 when one refuses.")
     preflight.add_argument(

@@ -7,6 +7,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -56,6 +57,7 @@ def status(arguments: Arguments, client: Client, output: Output) -> int:
             ("API server", _yes_no(node["api_ready"], "ready", "not ready")),
             ("datastore", f"{node['datastore']}: {node['datastore_detail']}"),
             ("live keys", _known(node["live_keys"])),
+            ("cluster", answer["cluster"]["sentence"]),
             ("gate", "closed" if node["gate_closed"] else "open"),
             ("rescue", "armed" if node["rescue_armed"] else "not armed"),
             ("running", "nothing" if running is None else f"{running['kind']} {running['id']}, {words.left(running)}"),
@@ -65,6 +67,18 @@ def status(arguments: Arguments, client: Client, output: Output) -> int:
     )
     if running is not None:
         output.line(f"Watch it: {again(arguments, 'watch', running['id'])}")
+    return 0
+
+
+def members(arguments: Arguments, client: Client, output: Output) -> int:
+    """0 whatever is found: the question was answered."""
+    answer = client.get("/v1/members")
+    if output.as_json:
+        output.json(answer)
+        return 0
+    if answer["members"]:
+        output.table(("member", "node", "address", "is", "answers", "healthy"), words.member_rows(answer["members"]))
+    output.line(answer["sentence"])
     return 0
 
 
@@ -101,7 +115,7 @@ def migrate(arguments: Arguments, client: Client, output: Output) -> int:
 def join(arguments: Arguments, client: Client, output: Output) -> int:
     body = _common_body(arguments)
     body["server"] = arguments.server
-    body["token_file"] = os.path.abspath(arguments.token_file)  # the agent has another working directory
+    body["token_file"] = str(Path(arguments.token_file).absolute())  # the agent has another working directory
     if arguments.on_conflict is not None:
         body["on_conflict"] = arguments.on_conflict
     return _operate("join", body, arguments, client, output)
@@ -266,6 +280,7 @@ def _follow(operation: Mapping[str, Any], arguments: Arguments, client: Client, 
 
 COMMANDS: Mapping[str, Command] = {
     "status": status,
+    "members": members,
     "preflight": preflight,
     "migrate": migrate,
     "join": join,

@@ -10,7 +10,17 @@ from typing import Any, Protocol
 from k3s_ha_agent.errors import InvalidBody, LostWritesNotConfirmed, PreflightFailed
 from k3s_ha_agent.k3s.layout import Layout
 from k3s_ha_agent.k3s.token import Token
-from k3s_ha_agent.model import CheckResult, CheckStatus, Kind, NodeState, Operation, StepRecord, now, to_json
+from k3s_ha_agent.model import (
+    CheckResult,
+    CheckStatus,
+    ClusterView,
+    Kind,
+    NodeState,
+    Operation,
+    StepRecord,
+    now,
+    to_json,
+)
 from k3s_ha_agent.operations import requests
 from k3s_ha_agent.operations.history import last_commitment
 from k3s_ha_agent.operations.lost_writes import lost_writes
@@ -46,6 +56,8 @@ class Inspector(Protocol):
         """``target``: URL and token of the server a join goes to."""
 
     async def survey(self) -> NodeState: ...
+
+    async def cluster(self) -> ClusterView: ...
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

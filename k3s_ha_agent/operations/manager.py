@@ -26,6 +26,7 @@ from k3s_ha_agent.host.lock import Lock, acquire
 from k3s_ha_agent.host.resources import boot_id
 from k3s_ha_agent.model import (
     CheckResult,
+    ClusterView,
     Event,
     Kind,
     NodeState,
@@ -170,6 +171,9 @@ class OperationManager:
 
     async def status(self) -> NodeState:
         return await self._inspector.survey()
+
+    async def members(self) -> ClusterView:
+        return await self._inspector.cluster()
 
     async def backups(self) -> Sequence[Mapping[str, Any]]:
         return await in_thread(list_backups, self._settings.state_dir, self._newest_first())

@@ -7,11 +7,12 @@ from typing import Any
 
 from k3s_ha_agent.errors import InvalidBody
 from k3s_ha_agent.host.units import Units
-from k3s_ha_agent.model import CheckResult, Kind, NodeState, Operation
+from k3s_ha_agent.model import CheckResult, ClusterView, Kind, NodeState, Operation
 from k3s_ha_agent.preflight import identity
 from k3s_ha_agent.preflight.addresses import own
 from k3s_ha_agent.preflight.gather import PreImageReader, gather
 from k3s_ha_agent.preflight.join_target import JoinTarget
+from k3s_ha_agent.preflight.members import cluster_view
 from k3s_ha_agent.preflight.results import Missing
 from k3s_ha_agent.preflight.run import checks_for, run
 from k3s_ha_agent.preflight.subject import Subject
@@ -59,6 +60,9 @@ class NodeInspector:
 
     async def survey(self) -> NodeState:
         return await survey(self._settings, self._units)
+
+    async def cluster(self) -> ClusterView:
+        return await cluster_view(self._settings, self._units)
 
 
 def facts_of(subject: Subject) -> dict[str, Any]:
