@@ -321,7 +321,7 @@ def ask_etcd(db: Path, what: str, body: dict[str, Any]) -> dict[str, Any]:
     context.load_cert_chain(str(tls / "client.crt"), str(tls / "client.key"))
     # Newer k3s serves the gateway on 2382 (k3s-facts, "Seen" 5).
     port = 2382 if "listen-client-http-urls" in (db / "etcd/config").read_text() else 2379
-    request = urllib.request.Request(  # noqa: S310 - the scheme is written here
+    request = urllib.request.Request(
         f"https://127.0.0.1:{port}/v3/{what}", json.dumps(body).encode(), {"Content-Type": "application/json"}
     )
     try:

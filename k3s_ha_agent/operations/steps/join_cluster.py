@@ -20,6 +20,8 @@ NOT_NOW = ("too-many-learners", "cluster-unhealthy")
 1.26.5 dies of them (k3s-facts J6), later ones try again by themselves."""
 ATTEMPTS = 12
 """Starts of k3s, five seconds and more apart: a learner is promoted on the leader's 15 s tick."""
+ASK_LIMIT = 3.0
+"""Seconds for the other server to say who its members are; without a quorum it hangs (k3s-facts, "Seen" 11)."""
 LEAVE_LIMIT = 120.0
 """Seconds for a voter to leave."""
 POLL = 2.0
@@ -94,17 +96,19 @@ class JoinCluster:
     async def _leave(self, run: Run) -> None:
         end = time.monotonic() + min(LEAVE_LIMIT, run.remaining() / 2)
         while time.monotonic() < end:
-            what = await self._what_we_are()
-            if what in ("gone", "learner"):
+            if await self._what_we_are() in ("gone", "learner"):
                 return  # a learner has no vote: its k3s may stop, and the cluster is asked to drop it afterwards
             state = await self.health.state()
             if not state.main_pid and state.active_state in ("inactive", "failed"):
                 run.decide("This server may be a voter and its k3s is dead; it is started once more to leave in order.")
                 await self.health.units.reset_failed(self.health.unit)
                 await self.health.units.start_unit(self.health.unit)
-            if await self._remove_ourselves():
-                run.decide("This server's etcd has left the cluster.")
-            await asyncio.sleep(0.5)
+            # It may live for a moment only: asked often, and nobody else is asked meanwhile.
+            for _ in range(25):
+                if await self._remove_ourselves():
+                    run.decide("This server's etcd has left the cluster.")
+                    break
+                await asyncio.sleep(0.2)
         raise StepFailed(
             "This server may still be a voter of the cluster, and its etcd cannot be brought to leave.",
             next_step=f"On another server: kubectl annotate node {self.peers.node_name} etcd.k3s.cattle.io/remove=true",
@@ -113,8 +117,9 @@ class JoinCluster:
     async def _what_we_are(self) -> str:
         """``gone``, ``learner`` or ``voter`` as the other server says; ``unknown`` when it cannot say: no quorum?"""
         try:
-            member = await self.peers.our_member(self.address)
-        except AgentError:
+            async with asyncio.timeout(ASK_LIMIT):
+                member = await self.peers.our_member(self.address)
+        except (AgentError, TimeoutError):
             return "unknown"
         return "gone" if member is None else "learner" if member.is_learner else "voter"
 
