@@ -10,7 +10,7 @@ export PYTHONDONTWRITEBYTECODE := 1
 PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest
 NEWEST := .venv-newest/bin/python -m pytest
-SUITES := tests/unit tests/standin tests/dbus tests/api tests/crash tests/lab
+SUITES := tests/unit tests/standin tests/dbus tests/api tests/packaging tests/crash tests/lab
 # Further arguments for pytest: make lab ARGS="-k migrate -x"
 ARGS :=
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import structlog
 
-from k3s_ha_agent import __version__, settings
+from k3s_ha_agent import __version__, durable, settings
 from k3s_ha_agent.api.server import ApiServer
 from k3s_ha_agent.errors import AgentError, Unavailable
 from k3s_ha_agent.host import notify
@@ -36,6 +36,10 @@ from k3s_ha_agent.preflight.subject import PreImage
 log = structlog.get_logger("k3s_ha_agent")
 TEND_PAUSE = 15.0
 """Seconds between two looks at the members of the cluster."""
+RESTART_WANTED = "restart-wanted"
+"""Left in the runtime dir by a package upgraded in the middle of an operation."""
+RESTART = 75
+"""EX_TEMPFAIL; the unit has it in RestartForceExitStatus=."""
 
 
 class Inspector:
@@ -77,9 +81,14 @@ def find_pre_image(history: Sequence[Operation]) -> PreImage | Missing:
     return PreImage(migration.id, directory, str(about.get("k3s_version") or ""), size)
 
 
-async def run(chosen: settings.Settings, journal: JournalSource, observer: Observer | None = None) -> None:
-    """The daemon, until SIGTERM or SIGINT. ``observer`` is told every point the engine passes."""
+async def run(chosen: settings.Settings, journal: JournalSource, observer: Observer | None = None) -> int:
+    """The daemon, until SIGTERM or SIGINT. ``observer`` is told every point the engine passes.
+
+    The exit status: 0, or RESTART when a package that was upgraded in the middle of an operation asked for it.
+    """
     stop = asyncio.Event()
+    restart = chosen.runtime_dir / RESTART_WANTED
+    durable.remove(restart)  # this is the restart
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
@@ -108,7 +117,7 @@ async def run(chosen: settings.Settings, journal: JournalSource, observer: Obser
         notify.ready()
         log.info(f"k3s-ha-agent {__version__} is ready.", unit=chosen.unit)
         manager.resume(unfinished)
-        beat = asyncio.create_task(_heartbeat(manager), name="heartbeat")
+        beat = asyncio.create_task(_heartbeat(manager, restart, stop), name="heartbeat")
         tend = asyncio.create_task(_tend(chosen, manager), name="tend")
         try:
             await stop.wait()
@@ -117,6 +126,7 @@ async def run(chosen: settings.Settings, journal: JournalSource, observer: Obser
             log.info("k3s-ha-agent is stopping.")
             beat.cancel()
             tend.cancel()
+    return RESTART if _asked_for(restart) else 0
 
 
 async def _start_api(api: ApiServer) -> AgentError | None:
@@ -133,8 +143,8 @@ async def _start_api(api: ApiServer) -> AgentError | None:
     return problem
 
 
-async def _heartbeat(manager: OperationManager) -> None:
-    """Tell the watchdog that the event loop turns, and people what is going on."""
+async def _heartbeat(manager: OperationManager, restart: Path, stop: asyncio.Event) -> None:
+    """Tell the watchdog that the event loop turns, and people what is going on; end when a restart is wanted."""
     interval = notify.watchdog_interval()
     told = ""
     while True:
@@ -144,6 +154,9 @@ async def _heartbeat(manager: OperationManager) -> None:
         if text != told:
             notify.status(text)
             told = text
+        if _asked_for(restart) and manager.idle() and not stop.is_set():
+            log.info("The package was upgraded while an operation ran; it has ended, and the new version is started.")
+            stop.set()
         await asyncio.sleep(min(1.0, interval / 3) if interval else 1.0)
 
 
@@ -162,6 +175,11 @@ async def _tend(chosen: settings.Settings, manager: OperationManager) -> None:
                 log.warning(f"Our drop-in for k3s cannot be compared with the members of the cluster: {error}")
 
 
+def _asked_for(restart: Path) -> bool:
+    """One stat of a file in /run."""
+    return restart.exists()
+
+
 def _where(operation: Operation) -> str:
     at = [s.name for s in operation.steps if s.status in ("doing", "undoing")]
     return f"{operation.phase} {', '.join(at)}".strip()
@@ -176,11 +194,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         chosen = settings.load(options.config, options.conf_d)
         configure_logging(chosen.log_level)
-        asyncio.run(run(chosen, JournalctlSource()))
+        return asyncio.run(run(chosen, JournalctlSource()))
     except AgentError as error:
         print(f"k3s-ha-agent: {error}", file=sys.stderr)  # noqa: T201 - the log may not be set up yet
         return error.exit_code
-    return 0
 
 
 if __name__ == "__main__":

@@ -277,7 +277,7 @@ def availability(voters: int) -> str:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Event:
-    """One thing that happened in an operation, as ``/events`` sends it. ``id`` grows, also over restarts of the agent."""
+    """One thing that happened in an operation, as ``/events`` sends it. ``id`` grows, also over restarts."""
 
     id: int
     time: str

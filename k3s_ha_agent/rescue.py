@@ -283,7 +283,9 @@ def bring_back_etcd(rescue: dict[str, Any]) -> None:
         raise RescueError(f"there is no etcd datastore in {etcd}")
     if rescue.get("drop_in_content") is not None:
         drop_in = Path(rescue["drop_in"])
-        drop_in.parent.mkdir(parents=True, exist_ok=True)
+        if not drop_in.parent.is_dir():
+            drop_in.parent.mkdir(parents=True)
+            drop_in.parent.chmod(0o755)  # as the agent makes it, whatever our umask
         write(drop_in, rescue["drop_in_content"].encode(), 0o600)
 
 
@@ -359,6 +361,17 @@ def undo_join(path: Path, record: dict[str, Any], rescue: dict[str, Any]) -> Non
     )
 
 
+def restore_contexts(rescue: dict[str, Any]) -> None:
+    """SELinux contexts as the policy wants them, where SELinux is in use; k3s may not read them otherwise."""
+    if Path("/sys/fs/selinux/enforce").exists():
+        drop_ins = str(Path(rescue["drop_in"]).parent)
+        done = subprocess.run(
+            ["/usr/sbin/restorecon", "-R", "--", rescue["db"], drop_ins], timeout=60, check=False, capture_output=True
+        )
+        if done.returncode != 0:
+            say(f"restorecon failed: {done.stderr.decode(errors='replace').strip()}")
+
+
 def open_gate(rescue: dict[str, Any]) -> None:
     gate = Path(rescue["gate"])
     remove(gate)
@@ -389,6 +402,7 @@ def bring_back(path: Path, record: dict[str, Any]) -> None:
         bring_back_etcd(rescue)
     rescue["restored"] = True
     save(path, record)
+    restore_contexts(rescue)
     start(unit)
     open_gate(rescue)
     disarm()

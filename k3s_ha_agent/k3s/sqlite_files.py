@@ -67,6 +67,9 @@ def opened_unchanged(path: Path, scratch: Path | None = None) -> Iterator[sqlite
     """
     if not path.is_file():
         raise KineError(f"There is no database {path}.", next_step="Check data_dir in the settings.")
+    if path.is_symlink():
+        # SQLite would look for the WAL beside the file it points to, and make one there.
+        raise KineError(f"{path} is a symbolic link.", next_step="Put the real file there, with its -wal and -shm.")
     wal, shm, journal = (beside(path, suffix) for suffix in SUFFIXES[1:])
     location = path
     with contextlib.ExitStack() as stack:

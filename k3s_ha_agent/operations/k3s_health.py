@@ -9,12 +9,15 @@ import asyncio
 import dataclasses
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import TypeVar
 
 from k3s_ha_agent.errors import ApiserverError, DeadlineExceeded, StepFailed, SystemdError
+from k3s_ha_agent.host import selinux
 from k3s_ha_agent.host.units import Units, UnitState
 from k3s_ha_agent.k3s.apiserver import Apiserver, Node
 from k3s_ha_agent.k3s.layout import Layout
+from k3s_ha_agent.operations.threads import in_thread
 
 T = TypeVar("T")
 ETCD_ROLE = "etcd"
@@ -41,6 +44,14 @@ class K3sHealth:
     layout: Layout
     api_port: int
     node_name: str
+
+    k3s_config: Path
+
+    async def restore_contexts(self) -> None:
+        """What k3s is about to read gets the SELinux contexts it may read; nothing elsewhere."""
+        drop_ins = self.k3s_config.with_name(self.k3s_config.name + ".d")
+        token = self.k3s_config.with_name("k3s-ha-agent-token")
+        await in_thread(selinux.restore, (self.layout.db, drop_ins, token))
 
     async def state(self) -> UnitState:
         return await self.units.state(self.unit)
@@ -88,6 +99,7 @@ async def start_and_wait_active(health: K3sHealth, timeout: float) -> UnitState:
     """Start k3s unless it is running, and wait for READY=1. SystemdError when it does not come up."""
     state = await health.state()
     if state.active_state != "active":
+        await health.restore_contexts()
         await health.units.reset_failed(health.unit)
         job = await health.units.start_unit(health.unit)
         result = await job.wait(timeout)

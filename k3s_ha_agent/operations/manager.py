@@ -169,6 +169,10 @@ class OperationManager:
     def running(self) -> Operation | None:
         return None if self._run is None else self._run.operation
 
+    def idle(self) -> bool:
+        """Nothing is running, being prepared, or about to be resumed."""
+        return self._run is None and self._preparing is None and (self._task is None or self._task.done())
+
     async def status(self) -> NodeState:
         return await self._inspector.survey()
 

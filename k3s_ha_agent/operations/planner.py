@@ -36,7 +36,12 @@ class Planner:
     def _plan(self, operation: Operation) -> Plan:
         facts, parameters = operation.facts, operation.parameters
         health = K3sHealth(
-            self._units, self._settings.unit, self._layout, int(facts["api_port"]), str(facts["node_name"])
+            self._units,
+            self._settings.unit,
+            self._layout,
+            int(facts["api_port"]),
+            str(facts["node_name"]),
+            self._settings.k3s_config,
         )
         stability = parameters.get("stability")
         stability_window = self._settings.stability_window if stability is None else parse_duration(str(stability))

@@ -89,3 +89,6 @@ def _passed_over(check: Check, missing: Missing, results: dict[str, CheckResult]
     if other is not None and other.status is CheckStatus.REFUSED:
         return CheckResult(check.name, CheckStatus.OK, f"Not looked at: see the check {missing.see}.")
     return _not_known(check, missing)
+
+
+registry()  # now, and not when first asked: an upgrade may replace the files of a running agent

@@ -2,7 +2,7 @@
 """org.freedesktop.systemd1 on a private bus, that really runs services.
 
     python fake_systemd1.py --bus unix:path=/tmp/x/bus --units /tmp/x/systemd [--units DIR]…
-        [--log FILE] [--control SOCKET] [--boot]
+        [--log FILE] [--control SOCKET] [--runtime DIR] [--boot]
 
 Reads unit files and drop-ins from the directories, runs services with Type=notify, Restart=, timers,
 jobs and signals as systemd 252 does, so far as the agent and its tests can notice. It connects again
@@ -109,10 +109,11 @@ def main() -> None:
     parser.add_argument("--units", required=True, action="append", type=Path, metavar="DIR")
     parser.add_argument("--log", metavar="FILE")
     parser.add_argument("--control", metavar="SOCKET")
+    parser.add_argument("--runtime", type=Path, metavar="DIR", help="default: one of its own, removed at the end")
     parser.add_argument("--boot", action="store_true")
     options = parser.parse_args()
     sys.excepthook = _bug
-    runtime = Path(tempfile.mkdtemp(prefix="fake-systemd1-"))
+    runtime = options.runtime or Path(tempfile.mkdtemp(prefix="fake-systemd1-"))
     loop = GLib.MainLoop()
     for number in (signal.SIGTERM, signal.SIGINT):
         GLib.unix_signal_add(GLib.PRIORITY_HIGH, number, loop.quit)

@@ -13,10 +13,12 @@ import contextlib
 import ctypes
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -110,12 +112,21 @@ class FakeSystemd:
     def start(self) -> None:
         command = [sys.executable, str(HERE / "fake_systemd1.py"), "--bus", self._bus.address]
         command += ["--units", str(self.units), "--log", str(self.log), "--control", str(self._control)]
+        self._runtime = Path(tempfile.mkdtemp(prefix="fake-systemd1-"))
+        command += ["--runtime", str(self._runtime)]
         self._control.unlink(missing_ok=True)
         self.child = subprocess.Popen(command + ["--boot"] * self._boot, preexec_fn=die_with_parent)
         wait_until(self._connected, "fake_systemd1 on the bus")
 
     def stop(self) -> None:
+        """End it and everything it started, also when it was killed before and could not do so itself."""
+        if self.child is None:
+            return
         _end(self.child)
+        for pid in marked(f"{self.child.pid}-"):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        shutil.rmtree(self._runtime, ignore_errors=True)
         self.child = None
 
     def control(self, do: str, **request: Any) -> dict[str, Any]:
@@ -174,6 +185,18 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
     except OSError:
         return False
+
+
+def marked(mark: str) -> list[int]:
+    """Processes of services, by the beginning of the mark they carry (see systemd1_processes.py)."""
+    needle = f"FAKE_SYSTEMD1_UNIT={mark}".encode()
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                environment = (entry / "environ").read_bytes().split(b"\0")
+                found += [int(entry.name)] * any(word.startswith(needle) for word in environment)
+    return found
 
 
 def descriptors() -> int:

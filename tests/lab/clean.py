@@ -87,6 +87,8 @@ def take_down(stamp: Stamp) -> None:
     for name in _namespaces(stamp.id):
         system.run(["ip", "netns", "delete", name], check=False)
     _remove_cgroups(stamp.id)
+    for directory in system.nspawn_directories(machine(stamp.id, "")):
+        directory.rmdir()
     if not system.mounts_below(Path(stamp.directory)):
         shutil.rmtree(stamp.directory, ignore_errors=True)
     left = leftovers(stamp)
@@ -110,6 +112,7 @@ def leftovers(stamp: Stamp) -> list[str]:
     found += [f"mount {point}" for point in system.mounts_below(Path(stamp.directory))]
     found += [f"network namespace {name}" for name in _namespaces(stamp.id)]
     found += [f"cgroup {path}" for path in _cgroups(stamp.id)]
+    found += [f"directory {path}" for path in system.nspawn_directories(machine(stamp.id, ""))]
     if Path(stamp.directory).exists():
         found.append(f"files {stamp.directory}")
     return found
@@ -118,7 +121,7 @@ def leftovers(stamp: Stamp) -> list[str]:
 def lab_processes(lab: str) -> list[int]:
     """All processes of a lab: those in its namespaces (each node has one) and systemd-nspawn itself."""
     found = set(system.in_namespaces(_namespaces(lab)))
-    machines = f"--machine={PREFIX}{lab}-"
+    machines = f"--machine={machine(lab, '')}"
     found |= {p for p in system.processes() if any(a.startswith(machines) for a in system.command_line(p))}
     for path in _cgroups(lab):
         found |= set(_members(path))
@@ -141,9 +144,9 @@ def _kill(lab: str) -> None:
 def _unmount(directory: Path) -> None:
     deadline = time.monotonic() + 30
     while points := system.mounts_below(directory):
-        lazy = ["--lazy"] if time.monotonic() > deadline else []
+        lazy = time.monotonic() > deadline
         for point in points:
-            system.run(["umount", *lazy, str(point)], check=False)
+            system.unmount_root(point, lazy=lazy, check=False)
         if lazy:
             return
         time.sleep(0.02)

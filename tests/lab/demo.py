@@ -41,19 +41,21 @@ def migrate(node: Node) -> bool:
     title("1. A healthy migration")
     before = node.kine_live()
     say(f"sqlite3 counts {len(before)} live keys in state.db. {in_words(node)}")
-    code = command(node, "k3s-ha-agentctl", "migrate")
+    code = command(node, "k3s-ha-agentctl", "migrate", "--yes")
     say(f"exit code {code}. {in_words(node)}")
-    return compare("etcdctl finds", before, node.etcd_live()) and code == 0 and "etcd" in node.roles()
+    return code == 0 and compare("etcdctl finds", before, node.etcd_live()) and "etcd" in node.roles()
 
 
 def sabotage(node: Node) -> bool:
     title("2. A sabotaged migration: k3s's copy leaves out one key, and nobody tells")
     before = node.kine_live()
     say(f"sqlite3 counts {len(before)} live keys. The copy will leave out {LOST}.")
-    code = command(node, "k3s-ha-agentctl", "migrate")
+    code = command(node, "k3s-ha-agentctl", "migrate", "--yes")
     say(f"exit code {code}: 3 means rolled back. {in_words(node)}")
+    if code != 3:
+        return False
     node.wait_for_k3s()
-    return compare("sqlite3 finds", before, node.kine_live()) and code == 3 and "etcd" not in node.roles()
+    return compare("sqlite3 finds", before, node.kine_live()) and "etcd" not in node.roles()
 
 
 def compare(who: str, before: Keys, after: Keys) -> bool:

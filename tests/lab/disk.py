@@ -106,5 +106,5 @@ class Disk:
 
     def remove_disk(self) -> None:
         """Forget all files. The node must be off."""
-        system.run(["umount", str(self.root)])
+        system.unmount_root(self.root)
         shutil.rmtree(self.directory)

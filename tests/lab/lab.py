@@ -30,7 +30,8 @@ class Lab:
     ``k3sha-ID-NODE``, cgroup ``k3s-ha-agent-lab/ID`` and the directory of the nodes' files.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, k3s_binary: Path | None = None) -> None:
+        """Make the network and the layer. ``k3s_binary``: a real k3s for the nodes, by default what K3S_BIN names."""
         if os.geteuid() != 0:
             raise LabError("The lab needs root: it makes mounts, network namespaces and containers. Use sudo.")
         clean.sweep()
@@ -39,7 +40,8 @@ class Lab:
         base = Path(os.environ.get("K3S_HA_AGENT_LAB_DIR", "/var/tmp/k3s-ha-agent-lab"))
         self.directory = base / self.id
         self.nodes: dict[str, Node] = {}
-        self.k3s_binary = Path(os.environ["K3S_BIN"]).resolve() if os.environ.get("K3S_BIN") else None
+        given = os.environ.get("K3S_BIN")
+        self.k3s_binary = k3s_binary or (Path(given).resolve() if given else None)
         self._closed = False
         self._stamp = clean.Stamp(
             self.id, str(self.directory), os.getpid(), system.start_time(os.getpid()) or "", clean.boot_id()

@@ -84,6 +84,8 @@ class Machine(Disk):
             groups = system.make_cgroup(f"{self.lab.id}/{self.name}")
         if self.lab.k3s_binary is not None:
             argv += _FOR_REAL_K3S
+            if Path("/lib/modules").is_dir():
+                argv.append("--bind-ro=/lib/modules")
             environment |= _ENVIRONMENT_FOR_REAL_K3S
         with (self.directory / "console.log").open("ab") as console:
             self._nspawn = subprocess.Popen(
@@ -225,7 +227,7 @@ class Machine(Disk):
         if leader is None:
             raise LabError(f"{self.name} is not running; nothing can be run in it.")
         groups = " ".join(map(str, system.leader_cgroups(leader)))
-        namespaces = ["--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--root"]
+        namespaces = ["--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--root", "--wd"]
         enter = ["nsenter", "--target", str(leader), *namespaces, "--"]
         return ["sh", "-c", _JOIN, "sh", groups, *enter, *argv]
 
@@ -321,5 +323,5 @@ _NSPAWN = [
     # The network namespace is the lab's: the node may do with it what it likes.
     "--capability=CAP_NET_ADMIN",
 ]
-_FOR_REAL_K3S = ["--capability=all", "--bind=/dev/kmsg", "--bind-ro=/lib/modules"]
+_FOR_REAL_K3S = ["--capability=all", "--bind=/dev/kmsg"]
 _ENVIRONMENT_FOR_REAL_K3S = {"SYSTEMD_NSPAWN_API_VFS_WRITABLE": "1", "SYSTEMD_SECCOMP": "0"}

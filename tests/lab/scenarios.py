@@ -58,7 +58,7 @@ class Before:
     """A server on SQLite as it was before an operation."""
 
     rows: Rows
-    """The whole table kine, WAL included, by id; without the mark of the last compaction, which kine changes in place."""
+    """The whole table kine, WAL included, by id; but the mark of the last compaction, which kine changes in place."""
     keys: Keys
     """The live keys below /registry/."""
     configuration: Mapping[str, str]

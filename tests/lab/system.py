@@ -11,6 +11,9 @@ CGROUP_ROOT = "k3s-ha-agent-lab"
 """Name of the lab's own cgroup in every hierarchy (used only where no systemd runs the machine)."""
 
 
+_NSPAWN = Path("/run/systemd/nspawn")
+
+
 class LabError(AssertionError):
     """The lab could not do what a test asked for. An AssertionError, so that a test fails by it."""
 
@@ -190,6 +193,18 @@ def mounts_below(directory: Path) -> list[Path]:
         if directory in point.parents:
             found.append(point)
     return sorted(found, key=lambda point: len(point.parts), reverse=True)
+
+
+def unmount_root(point: Path, *, lazy: bool = False, check: bool = True) -> None:
+    """Unmount a node's root, and remove what a killed systemd-nspawn has left of it in /run."""
+    status = point.stat()
+    run(["umount", *(["--lazy"] if lazy else []), str(point)], check=check)
+    (_NSPAWN / f"locks/inode-{status.st_dev}:{status.st_ino}").unlink(missing_ok=True)
+
+
+def nspawn_directories(prefix: str) -> list[Path]:
+    """The directories systemd-nspawn made for machines whose names begin so; it leaves them when it is killed."""
+    return sorted((_NSPAWN / "propagate").glob(f"{prefix}*"))
 
 
 def mount_overlay(target: Path, *, lower: Sequence[Path], upper: Path, work: Path) -> None:

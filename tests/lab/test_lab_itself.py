@@ -71,6 +71,7 @@ def test_a_program_runs_inside_with_its_input_and_exit_code(node: Node) -> None:
     assert node.exec(["sh", "-c", "exit 7"], check=False).returncode == 7
     with pytest.raises(LabError, match="went wrong"):
         node.exec(["sh", "-c", "echo went wrong >&2; exit 1"])
+    assert node.exec(["pwd"]).stdout == "/\n"
     cgroup = node.exec(["cat", "/proc/self/cgroup"]).stdout
     assert "/init.scope" in cgroup and "name=systemd:/.." not in cgroup
     host = os.readlink("/proc/self/ns/pid")

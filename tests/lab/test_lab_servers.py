@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
+import zipapp
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from tests.lab.datastore import VOLATILE, assert_same, differences
+from tests.lab.lab import CHECKOUT, Lab
 from tests.lab.node import AGENT, K3S, SERVER, Node
+from tests.lab.servers import make_server
 from tests.lab.system import LabError
 
+STANDIN = CHECKOUT / "tests/standin"
 DROP_IN = "/etc/rancher/k3s/config.yaml.d/by-hand.yaml"
 CHANGING = (*VOLATILE, "/registry/minions/")
 
@@ -107,3 +114,29 @@ def test_a_server_killed_whole_boots_into_k3s_and_agent_again(server: Node) -> N
     server.wait_for_k3s()
     server.wait_for_agent()
     assert_same(before, server.kine_live(), ignore=CHANGING)
+
+
+@pytest.fixture
+def one_file(tmp_path: Path) -> Path:
+    """A k3s of one file, as the real one is: the stand-in packed up."""
+    sources = tmp_path / "sources"
+    shutil.copytree(STANDIN / "k3s_standin", sources / "k3s_standin")
+    shutil.copyfile(STANDIN / "k3s", sources / "__main__.py")
+    zipapp.create_archive(sources, tmp_path / "k3s", interpreter="/usr/bin/python3")
+    return tmp_path / "k3s"
+
+
+def test_a_k3s_of_ones_own_gets_what_a_real_one_needs(one_file: Path) -> None:
+    with contextlib.closing(Lab(k3s_binary=one_file)) as lab:
+        server = make_server(lab.node("n1"), rows=3)
+        assert server.path("/usr/local/bin/k3s").read_bytes() == one_file.read_bytes()
+        names = {f"/registry/configmaps/default/seed-{number:05}" for number in range(3)}
+        assert server.kine_live("/registry/configmaps/default/").keys() == names
+        # What its kubelet and containerd want of the machine.
+        groups = server.exec(["findmnt", "--noheadings", "--output=TARGET", "--types=cgroup,cgroup2"]).stdout.split()
+        assert groups
+        for group in groups:
+            server.exec(["sh", "-ec", 'mkdir "$1/lab-probe"; rmdir "$1/lab-probe"', "sh", group])
+        server.exec(["sh", "-ec", "test -c /dev/kmsg; cat /proc/sys/vm/panic_on_oom >/proc/sys/vm/panic_on_oom"])
+        kind = server.exec(["findmnt", "--noheadings", "--output=FSTYPE", "--target=/var/lib/rancher"]).stdout.strip()
+        assert kind not in ("overlay", "tmpfs")

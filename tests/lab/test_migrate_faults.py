@@ -53,9 +53,7 @@ FAULTS = {
     "the-last-key-left-out": Fault({"skip_key_number": 521}, "data-equal", "1 missing"),
     "a-value-altered": Fault({"alter_keys": [LEFT_OUT]}, "data-equal", LEFT_OUT),
     "a-key-too-many": Fault({"extra_keys": [EXTRA]}, "data-equal", EXTRA),
-    "one-left-out-and-one-too-many": Fault(
-        {"skip_keys": [LEFT_OUT], "extra_keys": [EXTRA]}, "data-equal", "1 missing"
-    ),
+    "one-left-out-and-one-too-many": Fault({"skip_keys": [LEFT_OUT], "extra_keys": [EXTRA]}, "data-equal", "1 missing"),
     "no-rename": Fault({"no_rename": True}, "copy-finished", "old name"),
     "renamed-by-copying": Fault({"new_inode": True}, "copy-finished", "inode"),
     "no-bootstrap-key": Fault({"no_bootstrap_key": True}, "bootstrap-key", "bootstrap key"),

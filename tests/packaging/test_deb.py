@@ -33,21 +33,20 @@ def field(deb: Path, name: str) -> str:
 def lintian(dist: Path, *options: str) -> str:
     """Everything lintian says about source, binary and changes, down to what it calls pedantic."""
     changes = only(dist, "*.changes")
-    return run(
-        ["lintian", "--allow-root", "--display-info", "--pedantic", *options, str(changes)], check=False, timeout=300
-    ).stdout
+    return run(["lintian", "--allow-root", "--display-info", "--pedantic", *options, str(changes)], timeout=300).stdout
 
 
 def test_lintian_is_silent(deb_dist: Path) -> None:
-    assert lintian(deb_dist, "--no-tag-display-limit", "--suppress-tags", "none").strip() == ""
+    """That includes overrides that override nothing (unused-override)."""
+    said = [line for line in lintian(deb_dist, "--fail-on", "none").splitlines() if not line.startswith("N: ")]
+    assert said == []
 
 
 def test_every_override_is_explained_and_needed(deb_dist: Path) -> None:
-    """An override that overrides nothing would be told by lintian (unused-override, not suppressed above)."""
     overrides = (CHECKOUT / "packaging/debian/k3s-ha-agent.lintian-overrides").read_text()
     for paragraph in overrides.strip().split("\n\n"):
         assert paragraph.startswith("# "), f"no explanation above {paragraph!r}"
-    shown = lintian(deb_dist, "--show-overrides")
+    shown = lintian(deb_dist, "--show-overrides", "--fail-on", "none")
     assert shown.count("\nO: ") == len(re.findall(r"^k3s-ha-agent: ", overrides, re.MULTILINE))
 
 

@@ -48,9 +48,11 @@ def test_rpmlint_is_silent(checkout: Path, rpm_dist: Path) -> None:
     assert "2 packages and 1 specfiles checked; 0 errors, 0 warnings" in said, said
 
 
-def test_every_filter_is_explained_and_needed(checkout: Path, rpm_dist: Path) -> None:
+def test_every_filter_is_explained_and_needed(checkout: Path, rpm_dist: Path, tmp_path: Path) -> None:
     text = (checkout / "packaging/rpm/rpmlint.toml").read_text()
-    said = rpmlint(checkout, rpm_dist)
+    unfiltered = tmp_path / "rpmlint.toml"
+    unfiltered.write_text(text[: text.index("Filters = [")])
+    said = rpmlint(checkout, rpm_dist, "--config", str(unfiltered))
     filters = tomllib.loads(text)["Filters"]
     assert filters
     assert [f for f in filters if not re.search(f, said)] == [], said

@@ -52,6 +52,7 @@ class StartK3s:
         else:
             if state.active_state == "failed":
                 await self.health.units.reset_failed(self.health.unit)
+            await self.health.restore_contexts()
             await self.health.units.start_unit(self.health.unit)
             state = await self._until_invoked()
             await run.remember(invocation_id=state.invocation_id)
