@@ -76,7 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--token-file",
         metavar="FILE",
         required=True,
-        help="on this server: the cluster's token, /var/lib/rancher/k3s/server/token of one of its servers",
+        help="the cluster's token: a copy of /var/lib/rancher/k3s/server/token of one of its servers",
     )
     join.add_argument(
         "--on-conflict",

@@ -18,7 +18,7 @@ from k3s_ha_agent.ctl.follow import updates
 from k3s_ha_agent.ctl.output import Output
 from k3s_ha_agent.ctl.views import view_for
 from k3s_ha_agent.durations import parse_duration
-from k3s_ha_agent.errors import AgentUnreachable, NotFound
+from k3s_ha_agent.errors import AgentUnreachable, BadRequest, NotFound
 
 Arguments = argparse.Namespace
 Command = Callable[[Arguments, Client, Output], int]
@@ -115,10 +115,19 @@ def migrate(arguments: Arguments, client: Client, output: Output) -> int:
 def join(arguments: Arguments, client: Client, output: Output) -> int:
     body = _common_body(arguments)
     body["server"] = arguments.server
-    body["token_file"] = str(Path(arguments.token_file).absolute())  # the agent has another working directory
+    body["token"] = _token(arguments.token_file)
     if arguments.on_conflict is not None:
         body["on_conflict"] = arguments.on_conflict
     return _operate("join", body, arguments, client, output)
+
+
+def _token(path: str) -> str:
+    """The token of a file, read here: the agent's sandbox shows it neither /root nor /home nor /tmp."""
+    try:
+        return Path(path).read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "it is not text"
+        raise BadRequest(f"The token file {path} cannot be read: {why}.") from error
 
 
 def rollback(arguments: Arguments, client: Client, output: Output) -> int:

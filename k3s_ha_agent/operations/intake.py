@@ -129,14 +129,20 @@ class Intake:
             return (await in_thread(path.read_text)).strip()
         except (OSError, UnicodeDecodeError) as error:
             why = getattr(error, "strerror", None) or "it is not text"
-            raise InvalidBody(f"token_file {path} cannot be read: {why}.", key="token_file") from error
+            raise InvalidBody(
+                f"token_file {path} cannot be read: {why}.",
+                next_step="The agent's sandbox shows it neither /root nor /home nor /tmp: put the file below "
+                "/etc/rancher, 0600, or send the token itself as token.",
+                key="token_file",
+            ) from error
 
     async def _examine(
         self, kind: Kind, request: requests.Request, history: Sequence[Operation], token: str | None
     ) -> Findings:
         if isinstance(request, requests.JoinRequest):
             target = (request.server, Token.parse(token or ""))
-            return await self._inspector.examine(kind, accept_slow_disk=False, history=history, target=target)
+            found = await self._inspector.examine(kind, accept_slow_disk=False, history=history, target=target)
+            return waited_for(found) if request.on_conflict == "wait" else found
         if isinstance(request, requests.RollbackRequest):
             undone = last_commitment(history)
             if undone is not None and undone.kind is Kind.JOIN:
@@ -221,3 +227,20 @@ class Intake:
             losses = await lost_writes(self._layout, Path(operation.facts["sealed"]))
             result["lost_writes"] = {"keys": losses.total, "sentence": losses.sentence()}
         return result
+
+
+def waited_for(findings: Findings) -> Findings:
+    """A learner that is pending is no refusal for who is ready to wait: the first step of the join waits for it.
+
+    Its ports and its health are not what they will be either.
+    """
+    pending = {c.name for c in findings.checks if c.status is CheckStatus.REFUSED}
+    if "pending-learner" not in pending:
+        return findings
+    checks = tuple(
+        dataclasses.replace(c, status=CheckStatus.WARNED)
+        if c.status is CheckStatus.REFUSED and c.name in ("pending-learner", "server-ports", "members-healthy")
+        else c
+        for c in findings.checks
+    )
+    return dataclasses.replace(findings, checks=checks)

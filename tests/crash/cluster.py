@@ -29,7 +29,8 @@ Description=k3s
 [Service]
 Type=notify
 Environment=K3S_STANDIN_CONFIG={{root}}/standin.yaml
-ExecStart={STANDIN} server --data-dir {{root}}/k3s --config {{root}}/etc/config.yaml --node-name {{name}} --node-ip {{address}}
+ExecStart={STANDIN} server --data-dir {{root}}/k3s --config {{root}}/etc/config.yaml --node-name {{name}} \\
+  --node-ip {{address}}
 KillMode=process
 TimeoutStartSec=0
 Restart=always

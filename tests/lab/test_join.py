@@ -42,8 +42,8 @@ def ask(node: Node, kind: str, body: dict[str, object]) -> dict[str, Any]:
 
 
 def join(node: Node, target: Node) -> dict[str, Any]:
-    node.write("/root/cluster-token", target.read(TOKEN), mode=0o600)
-    return ask(node, "join", {"server": f"https://{target.address}:6443", "token_file": "/root/cluster-token"})
+    node.write("/etc/rancher/cluster-token", target.read(TOKEN), mode=0o600)
+    return ask(node, "join", {"server": f"https://{target.address}:6443", "token_file": "/etc/rancher/cluster-token"})
 
 
 def members(node: Node) -> dict[str, str]:
@@ -89,8 +89,8 @@ def test_rebooted_in_the_join(trio: list[Node]) -> None:
     """The joining node dies whole while it is a learner or voter: booted again, it leaves no member behind."""
     n1, n2, _ = trio
     assert ask(n1, "migrate", {})["outcome"] == "succeeded"
-    n2.write("/root/cluster-token", n1.read(TOKEN), mode=0o600)
-    body = {"server": f"https://{n1.address}:6443", "token_file": "/root/cluster-token", "stability": "1m"}
+    n2.write("/etc/rancher/cluster-token", n1.read(TOKEN), mode=0o600)
+    body = {"server": f"https://{n1.address}:6443", "token_file": "/etc/rancher/cluster-token", "stability": "1m"}
     answer = n2.api("POST", "/v1/join", body)
     assert answer.status == 202, answer.text
     n2.wait_for(lambda: members(n1).get("n2") is not None, timeout=60, what="n2 is a member")
