@@ -18,17 +18,24 @@ from k3s_ha_agent.errors import AgentError, Unavailable
 from k3s_ha_agent.host import notify
 from k3s_ha_agent.host.journald import JournalctlSource, JournalSource, configure_logging
 from k3s_ha_agent.host.units import Units
-from k3s_ha_agent.model import Kind, NodeState, Operation
-from k3s_ha_agent.operations import pre_image
+from k3s_ha_agent.k3s.configuration import drop_in_path
+from k3s_ha_agent.k3s.layout import Layout
+from k3s_ha_agent.k3s.token import Token
+from k3s_ha_agent.model import ClusterView, Kind, NodeState, Operation
+from k3s_ha_agent.operations import peer_config, pre_image
 from k3s_ha_agent.operations.history import last_migration
-from k3s_ha_agent.operations.manager import Findings, OperationManager
+from k3s_ha_agent.operations.intake import Findings
+from k3s_ha_agent.operations.manager import OperationManager
 from k3s_ha_agent.operations.plan import Observer
 from k3s_ha_agent.operations.planner import Planner
 from k3s_ha_agent.preflight.inspector import NodeInspector
+from k3s_ha_agent.preflight.join_target import JoinTarget
 from k3s_ha_agent.preflight.results import Missing
 from k3s_ha_agent.preflight.subject import PreImage
 
 log = structlog.get_logger("k3s_ha_agent")
+TEND_PAUSE = 15.0
+"""Seconds between two looks at the members of the cluster."""
 RESTART_WANTED = "restart-wanted"
 """Left in the runtime dir by a package upgraded in the middle of an operation."""
 RESTART = 75
@@ -41,12 +48,23 @@ class Inspector:
     def __init__(self, node: NodeInspector) -> None:
         self._node = node
 
-    async def examine(self, kind: Kind, *, accept_slow_disk: bool, history: Sequence[Operation]) -> Findings:
-        checks, facts = await self._node.examine(kind, accept_slow_disk=accept_slow_disk, history=history)
+    async def examine(
+        self,
+        kind: Kind,
+        *,
+        accept_slow_disk: bool,
+        history: Sequence[Operation],
+        target: tuple[str, Token] | None = None,
+    ) -> Findings:
+        there = None if target is None else JoinTarget(*target)
+        checks, facts = await self._node.examine(kind, accept_slow_disk=accept_slow_disk, history=history, target=there)
         return Findings(checks, facts)
 
     async def survey(self) -> NodeState:
         return await self._node.survey()
+
+    async def cluster(self) -> ClusterView:
+        return await self._node.cluster()
 
 
 def find_pre_image(history: Sequence[Operation]) -> PreImage | Missing:
@@ -100,12 +118,14 @@ async def run(chosen: settings.Settings, journal: JournalSource, observer: Obser
         log.info(f"k3s-ha-agent {__version__} is ready.", unit=chosen.unit)
         manager.resume(unfinished)
         beat = asyncio.create_task(_heartbeat(manager, restart, stop), name="heartbeat")
+        tend = asyncio.create_task(_tend(chosen, manager), name="tend")
         try:
             await stop.wait()
         finally:
             notify.stopping()
             log.info("k3s-ha-agent is stopping.")
             beat.cancel()
+            tend.cancel()
     return RESTART if _asked_for(restart) else 0
 
 
@@ -138,6 +158,21 @@ async def _heartbeat(manager: OperationManager, restart: Path, stop: asyncio.Eve
             log.info("The package was upgraded while an operation ran; it has ended, and the new version is started.")
             stop.set()
         await asyncio.sleep(min(1.0, interval / 3) if interval else 1.0)
+
+
+async def _tend(chosen: settings.Settings, manager: OperationManager) -> None:
+    """Keep our drop-in for k3s up to the members of the cluster, between operations."""
+    layout, drop_in, told = Layout(chosen.data_dir), drop_in_path(chosen.k3s_config), ""
+    while True:
+        await asyncio.sleep(TEND_PAUSE)
+        if manager.running() is not None:
+            continue
+        try:
+            await peer_config.reconcile(layout, drop_in, manager.list())
+        except (AgentError, OSError) as error:
+            if str(error) != told:
+                told = str(error)
+                log.warning(f"Our drop-in for k3s cannot be compared with the members of the cluster: {error}")
 
 
 def _asked_for(restart: Path) -> bool:

@@ -224,6 +224,58 @@ class NodeState:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class ClusterMember:
+    """A member of etcd as this server sees it. ``None`` means: could not be found out."""
+
+    id: str
+    """Hex, as etcdctl writes it."""
+    name: str
+    """Empty while it was added and never started."""
+    node: str
+    """The Node it belongs to, by its name ``<node>-<8 hex>``."""
+    address: str
+    """Host of its peer URL."""
+    voter: bool
+    learner: bool
+    leader: bool | None
+    answers: bool
+    """Its etcd finished a TLS handshake with us, just now."""
+    healthy: bool | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Quorum:
+    voters: int
+    needed: int
+    """How many must be up."""
+    tolerates: int
+    """How many may fail when all are up."""
+    up: int
+    """How many answer now."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ClusterView:
+    """What ``GET /v1/members`` says. No members and no quorum where there is no etcd or it does not answer."""
+
+    members: tuple[ClusterMember, ...]
+    quorum: Quorum | None
+    alarms: tuple[str, ...] | None
+    sentence: str
+
+
+def availability(voters: int) -> str:
+    """How many failures a cluster of so many voters survives, and what would be better (k3s-facts J11)."""
+    if voters == 1:
+        return "1 server: its failure stops the cluster; with two more it would survive one."
+    if voters == 2:
+        return "2 servers: one failure stops the cluster, add a third."
+    survives = (voters - 1) // 2
+    said = f"{voters} servers: {'one' if survives == 1 else survives} may fail"
+    return f"{said}, no more than with {voters - 1}; add another." if voters % 2 == 0 else f"{said}."
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Event:
     """One thing that happened in an operation, as ``/events`` sends it. ``id`` grows, also over restarts."""
 

@@ -8,10 +8,11 @@ half upgraded, and without D-Bus (systemctl talks to PID 1 directly). Every act 
 Reads ``<state_dir>/operations/*/record.json`` and acts on records that are not committed, or whose
 rollback failed. Of such a record it uses ``rescue``:
 
-``goal``             the datastore to bring back: ``sqlite`` or ``etcd``
+``goal``             the datastore to bring back: ``sqlite`` or ``etcd``; ``none`` for a join
 ``unit``             the k3s unit; ``gate``, ``drop_in`` our files; ``drop_in_content`` for goal etcd
 ``db``               k3s's ``server/db``; ``quarantine`` where things are moved aside
 ``sealed``, ``sealed_sha256``  the sealed pre-image, absent before it was sealed; ``inode`` of ``state.db`` then
+``token_file``, ``unit_file_state``  of a join: our token file, and whether the unit was enabled
 
 Exit status: 0 nothing to do or brought back, 1 not brought back.
 """
@@ -25,9 +26,12 @@ import json
 import os
 import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -39,6 +43,8 @@ LOCK_GRACE = 30.0
 """Seconds an agent that still holds the lock may take before it is taken for hung and killed."""
 STOP_TIMEOUT = 90.0
 START_TIMEOUT = 300.0
+LEAVE_LIMIT = 120.0
+"""Seconds for a voter to leave its cluster."""
 TIMER = "k3s-ha-agent-rescue.timer"
 
 
@@ -287,6 +293,78 @@ def bring_back_etcd(rescue: dict[str, Any]) -> None:
         write(drop_in, rescue["drop_in_content"].encode(), 0o600)
 
 
+def leave_etcd(unit: str, db: Path) -> None:
+    """Remove our own voter through our own etcd; k3s is started for it when it is dead.
+
+    RescueError when it stays a voter: then k3s is better left running than stopped.
+    """
+    name = (db / "etcd/name").read_text().strip()
+    end = time.monotonic() + LEAVE_LIMIT
+    why = "etcd did not answer"
+    while time.monotonic() < end:
+        if show(unit, "MainPID") == "0":
+            systemctl("start", "--no-block", unit)
+        try:
+            members = ask_etcd(db, "cluster/member/list", {})["members"]
+            ours = [m for m in members if m.get("name") == name]
+            if not ours or ours[0].get("isLearner"):
+                return
+            ask_etcd(db, "cluster/member/remove", {"ID": ours[0]["ID"]})
+            say(f"etcd's member {name} has left its cluster")
+            return
+        except (OSError, ValueError, KeyError) as error:
+            why = str(error)
+            if "not supported for learner" in why:
+                return
+        time.sleep(0.5)
+    raise RescueError(f"this server may still be a voter and cannot leave ({why}); k3s is left as it is")
+
+
+def ask_etcd(db: Path, what: str, body: dict[str, Any]) -> dict[str, Any]:
+    """One call of etcd's JSON gateway on this server. OSError with etcd's own words when it refuses."""
+    tls = db.parent / "tls/etcd"
+    context = ssl.create_default_context(cafile=str(tls / "server-ca.crt"))
+    context.load_cert_chain(str(tls / "client.crt"), str(tls / "client.key"))
+    # Newer k3s serves the gateway on 2382 (k3s-facts, "Seen" 5).
+    port = 2382 if "listen-client-http-urls" in (db / "etcd/config").read_text() else 2379
+    request = urllib.request.Request(
+        f"https://127.0.0.1:{port}/v3/{what}", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=5, context=context) as answer:  # noqa: S310
+            found: dict[str, Any] = json.load(answer)
+            return found
+    except urllib.error.HTTPError as error:
+        raise OSError(error.read().decode(errors="replace")[:300]) from error
+
+
+def undo_join(path: Path, record: dict[str, Any], rescue: dict[str, Any]) -> None:
+    """This server as it was before it began to join.
+
+    A voter leaves through its own etcd before k3s is stopped: the second voter of two would take the quorum with it
+    (k3s-facts J11). A learner has no vote; the record is left for the agent, which asks another server to drop it
+    and to delete the Node, and k3s itself removes a learner after five minutes (4.5).
+    """
+    db = Path(rescue["db"])
+    if (db / "etcd/member/wal").exists():
+        leave_etcd(rescue["unit"], db)
+    stop(rescue["unit"])
+    move_aside(Path(rescue["db"]).parent, Path(rescue["quarantine"]))
+    remove(Path(rescue["drop_in"]))
+    with contextlib.suppress(OSError):
+        Path(rescue["drop_in"]).parent.rmdir()  # only when it is empty
+    remove(Path(rescue["token_file"]))
+    if rescue["unit_file_state"] not in ("enabled", "enabled-runtime", "static", "alias", "indirect"):
+        systemctl("disable", rescue["unit"])
+    open_gate(rescue)
+    reason = record.get("reason") or "The agent did not end the join before its deadline."
+    record.update(phase="undoing", reason=reason, rescue={})
+    save(path, record)
+    say(
+        "k3s is stopped and this server is as it was; start the agent, it removes what the cluster may still have of it"
+    )
+
+
 def restore_contexts(rescue: dict[str, Any]) -> None:
     """SELinux contexts as the policy wants them, where SELinux is in use; k3s may not read them otherwise."""
     if Path("/sys/fs/selinux/enforce").exists():
@@ -316,7 +394,10 @@ def bring_back(path: Path, record: dict[str, Any]) -> None:
     """One operation, all the way; the record says at every moment how far it came."""
     rescue = record["rescue"]
     unit = rescue["unit"]
-    say(f"bringing {unit} back to {rescue['goal']} for {record['kind']} {record['id']}")
+    say(f"bringing {unit} back (goal: {rescue['goal']}) for {record['kind']} {record['id']}")
+    if rescue["goal"] == "none":
+        undo_join(path, record, rescue)
+        return
     stop(unit)
     seal_undone = any(s["name"] == "seal-pre-image" and s["status"] == "undone" for s in record["steps"])
     if rescue["goal"] == "sqlite":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Protocol
 
-from k3s_ha_agent.model import CheckResult, Event, Kind, NodeState, Operation
+from k3s_ha_agent.model import CheckResult, ClusterView, Event, Kind, NodeState, Operation
 
 
 class OperationManager(Protocol):
@@ -49,6 +49,9 @@ class OperationManager(Protocol):
         """Events with an id above ``after``; ends after the ``finished`` one."""
 
     async def status(self) -> NodeState: ...
+
+    async def members(self) -> ClusterView:
+        """The members of this server's cluster as it sees them; no members where there is no etcd."""
 
     async def backups(self) -> Sequence[Mapping[str, Any]]:
         """Kept pre-images, as JSON values, each with ``operation`` and ``created_at``; no secrets.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from aiohttp import web
 
 from k3s_ha_agent import __version__
@@ -10,7 +12,6 @@ from k3s_ha_agent.api.access import Caller
 from k3s_ha_agent.api.manager import OperationManager
 from k3s_ha_agent.api.service import Service
 from k3s_ha_agent.api.view import show, summary
-from k3s_ha_agent.errors import NotImplementedYet
 from k3s_ha_agent.model import CheckStatus, Operation
 
 
@@ -20,12 +21,13 @@ class StatusCalls:
         self._service = service
 
     async def status(self, request: web.Request, caller: Caller) -> web.StreamResponse:
-        node = await self._manager.status()
+        node, cluster = await asyncio.gather(self._manager.status(), self._manager.members())
         finished = [o for o in self._manager.list() if o.outcome is not None]
         return web.json_response(
             {
                 "agent": {"version": __version__},
                 "node": show(node),
+                "cluster": show(cluster),
                 "running_operation": _summary_or_none(self._manager.running()),
                 "last_operation": _summary_or_none(finished[0] if finished else None),
             }
@@ -39,10 +41,8 @@ class StatusCalls:
         return web.json_response({"for": kind.value, "ok": ok, "checks": [show(check) for check in checks]})
 
     async def members(self, request: web.Request, caller: Caller) -> web.StreamResponse:
-        raise NotImplementedYet(
-            "This agent does not list the members of a cluster yet.",
-            next_step="Use `kubectl get nodes -l node-role.kubernetes.io/etcd`.",
-        )
+        """200 also where there is no cluster: ``sentence`` says why."""
+        return web.json_response(show(await self._manager.members()))
 
     async def backups(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         return web.json_response({"backups": [show(backup) for backup in await self._manager.backups()]})

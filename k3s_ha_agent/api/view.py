@@ -12,7 +12,18 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from k3s_ha_agent.model import CheckResult, Event, Evidence, NodeState, Operation, Progress, StepRecord
+from k3s_ha_agent.model import (
+    CheckResult,
+    ClusterMember,
+    ClusterView,
+    Event,
+    Evidence,
+    NodeState,
+    Operation,
+    Progress,
+    Quorum,
+    StepRecord,
+)
 
 SHOWN: Mapping[type, tuple[str, ...]] = {
     Operation: (
@@ -35,6 +46,9 @@ SHOWN: Mapping[type, tuple[str, ...]] = {
         "finished_by",
         "boot_id",
     ),
+    ClusterView: ("members", "quorum", "alarms", "sentence"),
+    ClusterMember: ("id", "name", "node", "address", "voter", "learner", "leader", "answers", "healthy"),
+    Quorum: ("voters", "needed", "tolerates", "up"),
     StepRecord: ("name", "status", "started_at", "finished_at", "error", "progress"),
     Progress: ("done", "total", "unit"),
     Evidence: ("name", "ok", "value", "needed"),

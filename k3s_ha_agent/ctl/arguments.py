@@ -59,6 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
         return commands.add_parser(name, help=text, description=text, parents=[common], allow_abbrev=False)
 
     command("status", "Show what this server is and what the agent is doing.")
+    command("members", "Show the members of this server's etcd cluster and how many may fail.")
 
     preflight = command("preflight", "Make every check now and change nothing; exits 5 when one refuses.")
     preflight.add_argument(
@@ -68,6 +69,21 @@ def build_parser() -> argparse.ArgumentParser:
     migrate = command("migrate", "Move this server from SQLite to embedded etcd.")
     migrate.add_argument("--accept-slow-disk", action="store_true", help="go on although fsync is very slow")
     _add_operation(migrate)
+
+    join = command("join", "Make this server a member of an etcd cluster.")
+    join.add_argument("server", metavar="URL", help="a server of the cluster, like https://10.0.0.1:6443")
+    join.add_argument(
+        "--token-file",
+        metavar="FILE",
+        required=True,
+        help="the cluster's token: a copy of /var/lib/rancher/k3s/server/token of one of its servers",
+    )
+    join.add_argument(
+        "--on-conflict",
+        choices=["refuse", "wait"],
+        help="what to do when another server is joining just now (default: refuse)",
+    )
+    _add_operation(join)
 
     rollback = command("rollback", "Undo what this server committed last.")
     rollback.add_argument(

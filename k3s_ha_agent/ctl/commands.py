@@ -7,6 +7,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -17,7 +18,7 @@ from k3s_ha_agent.ctl.follow import updates
 from k3s_ha_agent.ctl.output import Output
 from k3s_ha_agent.ctl.views import view_for
 from k3s_ha_agent.durations import parse_duration
-from k3s_ha_agent.errors import AgentUnreachable, NotFound
+from k3s_ha_agent.errors import AgentUnreachable, BadRequest, NotFound
 
 Arguments = argparse.Namespace
 Command = Callable[[Arguments, Client, Output], int]
@@ -27,6 +28,7 @@ INTERRUPTED = 130
 """128 + SIGINT, as shells count."""
 QUESTIONS = {
     "migrate": "Move this server from SQLite to embedded etcd? k3s is stopped for a moment.",
+    "join": "Make this server a member of the cluster?",
     "rollback": "Undo what this server committed last? k3s is stopped for a moment.",
 }
 
@@ -55,6 +57,7 @@ def status(arguments: Arguments, client: Client, output: Output) -> int:
             ("API server", _yes_no(node["api_ready"], "ready", "not ready")),
             ("datastore", f"{node['datastore']}: {node['datastore_detail']}"),
             ("live keys", _known(node["live_keys"])),
+            ("cluster", answer["cluster"]["sentence"]),
             ("gate", "closed" if node["gate_closed"] else "open"),
             ("rescue", "armed" if node["rescue_armed"] else "not armed"),
             ("running", "nothing" if running is None else f"{running['kind']} {running['id']}, {words.left(running)}"),
@@ -64,6 +67,18 @@ def status(arguments: Arguments, client: Client, output: Output) -> int:
     )
     if running is not None:
         output.line(f"Watch it: {again(arguments, 'watch', running['id'])}")
+    return 0
+
+
+def members(arguments: Arguments, client: Client, output: Output) -> int:
+    """0 whatever is found: the question was answered."""
+    answer = client.get("/v1/members")
+    if output.as_json:
+        output.json(answer)
+        return 0
+    if answer["members"]:
+        output.table(("member", "node", "address", "is", "answers", "healthy"), words.member_rows(answer["members"]))
+    output.line(answer["sentence"])
     return 0
 
 
@@ -95,6 +110,24 @@ def migrate(arguments: Arguments, client: Client, output: Output) -> int:
     if arguments.accept_slow_disk:
         body["accept_slow_disk"] = True
     return _operate("migrate", body, arguments, client, output)
+
+
+def join(arguments: Arguments, client: Client, output: Output) -> int:
+    body = _common_body(arguments)
+    body["server"] = arguments.server
+    body["token"] = _token(arguments.token_file)
+    if arguments.on_conflict is not None:
+        body["on_conflict"] = arguments.on_conflict
+    return _operate("join", body, arguments, client, output)
+
+
+def _token(path: str) -> str:
+    """The token of a file, read here: the agent's sandbox shows it neither /root nor /home nor /tmp."""
+    try:
+        return Path(path).read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "it is not text"
+        raise BadRequest(f"The token file {path} cannot be read: {why}.") from error
 
 
 def rollback(arguments: Arguments, client: Client, output: Output) -> int:
@@ -256,8 +289,10 @@ def _follow(operation: Mapping[str, Any], arguments: Arguments, client: Client, 
 
 COMMANDS: Mapping[str, Command] = {
     "status": status,
+    "members": members,
     "preflight": preflight,
     "migrate": migrate,
+    "join": join,
     "rollback": rollback,
     "operations": operations,
     "watch": watch,

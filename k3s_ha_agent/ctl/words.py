@@ -66,6 +66,21 @@ def check_rows(checks: Sequence[Json]) -> list[Sequence[str]]:
     return [(c["name"], c["status"], c["found"], c.get("needs", ""), c.get("remedy", "")) for c in checks]
 
 
+def member_rows(members: Sequence[Json]) -> list[Sequence[str]]:
+    """Of ``/v1/members``: name, Node, address, what it is, and whether it answers and is healthy."""
+    return [
+        (
+            member["name"] or member["id"],
+            member["node"],
+            member["address"],
+            "learner" if member["learner"] else "leader" if member["leader"] else "voter",
+            "yes" if member["answers"] else "NO",
+            {True: "yes", False: "NO", None: "unknown"}[member["healthy"]],
+        )
+        for member in members
+    ]
+
+
 def step_rows(operation: Json) -> list[Sequence[str]]:
     return [
         (step["name"], step["status"], took(step), progress(step), step.get("error") or "")

@@ -19,6 +19,10 @@ from k3s_ha_agent.k3s.layout import Layout
 TIMEOUT = 10.0
 """Seconds for one answer."""
 ROLE_LABEL = "node-role.kubernetes.io/"
+MEMBER_NAME = "etcd.k3s.cattle.io/node-name"
+"""Annotation: the name of the Node's etcd member (k3s-facts 4.6)."""
+VOTES = "EtcdIsVoter"
+"""Condition since 2023-11, refreshed by the leader every 15 seconds (k3s-facts 4.6)."""
 MERGE_PATCH = "application/merge-patch+json"
 
 
@@ -50,6 +54,8 @@ class Node:
     resource_version: str
     finalizers: tuple[str, ...]
     deleting: bool
+    kubelet_version: str = ""
+    """k3s's own version on that server, ``v1.22.2+k3s1``; empty when the Node does not say."""
 
 
 class Apiserver(HttpClient):
@@ -177,4 +183,5 @@ def parse_node(item: Mapping[str, Any]) -> Node:
         resource_version=metadata.get("resourceVersion", ""),
         finalizers=tuple(metadata.get("finalizers") or ()),
         deleting="deletionTimestamp" in metadata,
+        kubelet_version=(status.get("nodeInfo") or {}).get("kubeletVersion", ""),
     )

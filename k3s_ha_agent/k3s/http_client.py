@@ -33,6 +33,8 @@ class AnswerTooBig(Exception):
 class Answer:
     status: int
     body: bytes
+    date: str = ""
+    """The header ``Date``: what time it is over there."""
 
     def text(self) -> str:
         return self.body.decode("utf-8", "replace")
@@ -100,7 +102,7 @@ class HttpClient:
                     if max_answer is None:
                         raise self.problem(f"sends more than {MAX_ANSWER} bytes for {method} {path}.")
                     raise AnswerTooBig
-            return Answer(response.status, bytes(body))
+            return Answer(response.status, bytes(body), response.headers.get("Date", ""))
 
     @contextlib.asynccontextmanager
     async def stream(

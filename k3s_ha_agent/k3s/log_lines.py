@@ -7,38 +7,13 @@ the recordings.
 
 from __future__ import annotations
 
-import dataclasses
 import re
 
+from k3s_ha_agent.k3s.join_signs import JOIN_SIGNS
+from k3s_ha_agent.k3s.signs import BadSign, LogSign, Migrating, Milestone
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Migrating:
-    """One live key was copied; there is one such line for each of them."""
+__all__ = ["BAD_SIGNS", "MILESTONES", "BadSign", "LogSign", "Migrating", "Milestone", "classify"]
 
-    key: str
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Milestone:
-    name: str
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class BadSign:
-    """The start will not end well."""
-
-    name: str
-    sentence: str
-    """What it means. Never holds the line's own text where that could carry a secret."""
-    remedy: str
-    only_when_migrating: bool = False
-    """True for what is bad on a run that should convert SQLite, and ordinary on any other."""
-    only_when_fatal: bool = False
-    """True for texts that the kubelet or the API server may also log about somebody's pod or
-    object: they count only in the line with which the process ends."""
-
-
-LogSign = Migrating | Milestone | BadSign
 
 _MIGRATING = re.compile(r'Migrating etcd key (/[^"\s]+)')
 
@@ -167,42 +142,7 @@ BAD_SIGNS: tuple[tuple[str, BadSign], ...] = (
             only_when_fatal=True,
         ),
     ),
-    (
-        "critical configuration value mismatch",
-        BadSign(
-            "critical-mismatch",
-            "A flag that must be equal on all servers differs from the cluster's.",
-            "Compare the flags with those of a running server.",
-        ),
-    ),
-    (
-        "duplicate node name found",
-        BadSign("duplicate-node", "etcd has a member of this node's name.", "Delete the Node, or use another name."),
-    ),
-    (
-        "Node password rejected",
-        BadSign(
-            "node-password",
-            "The cluster knows this node's name with another password.",
-            "Delete the Secret <node>.node-password.k3s in kube-system.",
-        ),
-    ),
-    (
-        "/v1-k3s/server-bootstrap: 401",
-        BadSign("wrong-token", "The other server does not accept the token.", "Use the token of server/token there."),
-    ),
-    (
-        "/v1-k3s/server-bootstrap: 400",
-        BadSign("target-on-sqlite", "The other server has no etcd to join.", "Migrate the other server first."),
-    ),
-    (
-        "etcd cluster join failed",
-        BadSign(
-            "join-failed",
-            "etcd could not be joined.",
-            "Check that 2379 and 2380 are open between the servers, both ways.",
-        ),
-    ),
+    *JOIN_SIGNS,
 )
 """Text of a line and what it means, the more telling first."""
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import email.utils
 import json
 import ssl
+import time
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -32,6 +34,17 @@ class DbInfo:
     started; 401 to the wrong user, on older releases also when on SQLite."""
     members: tuple[Member, ...]
     message: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Encryption:
+    """Secrets encryption of a cluster (pkg/server/secrets-encrypt.go)."""
+
+    enabled: bool
+    stage: str
+    """Of the rotation of its key: ``start``, ``prepare``, ``rotate``, ``reencrypt_request``, …"""
+    hashes_match: bool
+    """Whether all servers have the same keys."""
 
 
 class Supervisor(HttpClient):
@@ -118,6 +131,15 @@ class Supervisor(HttpClient):
         answer = await self._get("/v1-k3s/config")
         return parse_config(answer.text())
 
+    async def encryption(self) -> Encryption:
+        """The state of secrets encryption (``/v1-k3s/encrypt/status``, as ``server``; since 2021-12)."""
+        answer = await self._get("/v1-k3s/encrypt/status")
+        return parse_encryption(answer.text())
+
+    async def server_bootstrap(self) -> str:
+        """The bootstrap data (``/v1-k3s/server-bootstrap``, as ``server``). Secret: it holds the CA keys."""
+        return (await self._get("/v1-k3s/server-bootstrap")).text()
+
     async def _get(self, path: str) -> Answer:
         answer = await self.request("GET", path, headers=self._headers)
         if answer.status != 200:
@@ -127,13 +149,43 @@ class Supervisor(HttpClient):
         return answer
 
 
-async def fetch_cacerts(url: str, *, timeout: float = TIMEOUT) -> bytes:
-    """The CA bundle a server shows to anyone. Nothing is trusted for it: compare its hash first."""
+@dataclasses.dataclass(frozen=True, slots=True)
+class Greeting:
+    """What a server tells anyone. Nothing in it is trusted."""
+
+    cacerts: bytes
+    """The CA bundle it shows, PEM: compare its hash first."""
+    clock_offset: float | None
+    """Seconds its clock is ahead of ours, right to about one; None when it does not say the time."""
+
+
+async def greet(url: str, *, timeout: float = TIMEOUT) -> Greeting:
+    """The CA bundle a server shows to anyone, and its time by the header ``Date``."""
     untrusting = ssl.create_default_context()
     untrusting.check_hostname = False
     untrusting.verify_mode = ssl.CERT_NONE
     async with Supervisor(url, untrusting, timeout=timeout) as stranger:
-        return await stranger.cacerts()
+        before = time.time()
+        answer = await stranger.request("GET", "/cacerts")
+        after = time.time()
+        if answer.status != 200:
+            raise stranger.problem(
+                f"refused /cacerts with HTTP {answer.status}: {message_of(answer.text())}.", http_status=answer.status
+            )
+    return Greeting(answer.body, clock_offset(answer.date, (before + after) / 2))
+
+
+def clock_offset(date: str, here: float) -> float | None:
+    """Seconds from ``here`` to an HTTP date, which is cut off to whole seconds."""
+    try:
+        return email.utils.parsedate_to_datetime(date).timestamp() + 0.5 - here
+    except (ValueError, TypeError):
+        return None
+
+
+async def fetch_cacerts(url: str, *, timeout: float = TIMEOUT) -> bytes:
+    """The CA bundle a server shows to anyone. Nothing is trusted for it: compare its hash first."""
+    return (await greet(url, timeout=timeout)).cacerts
 
 
 def parse_db_info(status: int, text: str) -> DbInfo:
@@ -155,6 +207,15 @@ def parse_config(text: str) -> Mapping[str, Any]:
     if not isinstance(config, dict):
         raise SupervisorError("The answer of /v1-k3s/config is not a JSON object.")
     return config
+
+
+def parse_encryption(text: str) -> Encryption:
+    """``/v1-k3s/encrypt/status``. SupervisorError when it is not understood."""
+    try:
+        answer = json.loads(text)
+        return Encryption(bool(answer.get("enable")), str(answer.get("stage", "")), bool(answer.get("hashmatch")))
+    except (ValueError, AttributeError) as error:
+        raise SupervisorError("The answer of /v1-k3s/encrypt/status is not understood.") from error
 
 
 def parse_passwd(text: str) -> dict[str, str]:

@@ -71,6 +71,9 @@ class LiveRun:
     async def remember(self, **facts: Any) -> None:
         await self.save(facts={**self.operation.facts, **facts})
 
+    async def forget(self, *names: str) -> None:
+        await self.save(facts={k: v for k, v in self.operation.facts.items() if k not in names})
+
     async def set_rescue(self, **rescue: Any) -> None:
         await self.save(rescue=rescue)
 

@@ -8,6 +8,7 @@ The ``ExecStartPre`` is plain ``sh`` on purpose: it must hold when our package i
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from k3s_ha_agent.errors import ConfigurationError
@@ -21,16 +22,64 @@ def path(systemd_dir: Path, unit: str) -> Path:
     return systemd_dir / f"{unit}.d" / NAME
 
 
-def text(layout: Layout, operation_id: str) -> str:
-    """The drop-in. ConfigurationError when a path could not stand in it unquoted."""
-    wal, state = str(layout.etcd_member_wal), str(layout.state_db)
-    for value in (wal, state):
-        if not _PLAIN.fullmatch(value):
+HELP = "systemctl start k3s-ha-agent-rescue.service"
+Text = Callable[[Layout, str], str]
+"""Makes the drop-in for a layout and an operation's id."""
+
+
+def _plain(*paths: Path) -> tuple[str, ...]:
+    """The paths as text. ConfigurationError when one could not stand in the drop-in unquoted."""
+    for path_ in paths:
+        if not _PLAIN.fullmatch(str(path_)):
             raise ConfigurationError(
-                f"The path {value!r} has characters the gate cannot hold safely.",
+                f"The path {str(path_)!r} has characters the gate cannot hold safely.",
                 next_step="Use a data-dir of letters, digits and . _ / @ + - only.",
             )
-    help_ = "systemctl start k3s-ha-agent-rescue.service"
+    return tuple(map(str, paths))
+
+
+def join_text(drop_in: Path) -> Text:
+    """The gate of a join: k3s may start only as a member, or with our drop-in that says whom to join.
+
+    Without either it would begin a cluster of its own (k3s-facts J10, R5).
+    """
+
+    def text(layout: Layout, operation_id: str) -> str:
+        wal, ours = _plain(layout.etcd_member_wal, drop_in)
+        return f"""\
+# Written by k3s-ha-agent for operation {operation_id}, removed by it when the operation ends.
+# k3s may start only as a member of the cluster it joins. By hand: {HELP}
+[Unit]
+StartLimitIntervalSec=0
+
+[Service]
+Restart=no
+ExecStartPre=/bin/sh -c 'if [ ! -e {wal} ] && [ ! -e {ours} ]; then \\
+echo "k3s-ha-agent: refusing to start k3s: it would begin a cluster of its own, because {ours} is gone. \\
+Run: {HELP}" >&2; exit 1; fi'
+"""
+
+    return text
+
+
+def leave_text(layout: Layout, operation_id: str) -> str:
+    """The gate of a server that leaves: k3s does not start at all, it would join again."""
+    return f"""\
+# Written by k3s-ha-agent for operation {operation_id}, removed by it when the operation ends.
+[Unit]
+StartLimitIntervalSec=0
+
+[Service]
+Restart=no
+ExecStartPre=/bin/sh -c 'echo "k3s-ha-agent: refusing to start k3s: this server is leaving its cluster. \\
+Start the agent, it finishes or goes back: systemctl start k3s-ha-agent.service" >&2; exit 1'
+"""
+
+
+def text(layout: Layout, operation_id: str) -> str:
+    """The drop-in of migrate and rollback. ConfigurationError when a path could not stand in it unquoted."""
+    wal, state = _plain(layout.etcd_member_wal, layout.state_db)
+    help_ = HELP
     return f"""\
 # Written by k3s-ha-agent for operation {operation_id}, removed by it when the operation ends.
 # k3s may start only when exactly one datastore is there: etcd ({wal})

@@ -11,13 +11,18 @@ from k3s_ha_agent.model import Kind, Operation, Outcome
 from k3s_ha_agent.operations import pre_image
 
 
-def last_migration(operations: Sequence[Operation]) -> Operation | None:
-    """The committed migration a rollback would undo: the newest one that was not rolled back since."""
+def last_commitment(operations: Sequence[Operation]) -> Operation | None:
+    """What this server committed last and has not rolled back since: what a rollback would undo."""
     for operation in sorted(operations, key=lambda o: (o.created_at, o.id), reverse=True):
-        if operation.outcome is not Outcome.SUCCEEDED:
-            continue
-        return operation if operation.kind is Kind.MIGRATE else None
+        if operation.outcome is Outcome.SUCCEEDED:
+            return None if operation.kind is Kind.ROLLBACK else operation
     return None
+
+
+def last_migration(operations: Sequence[Operation]) -> Operation | None:
+    """The committed migration a rollback would undo."""
+    found = last_commitment(operations)
+    return found if found is not None and found.kind is Kind.MIGRATE else None
 
 
 def list_backups(state_dir: Path, operations: Sequence[Operation]) -> list[dict[str, Any]]:

@@ -45,19 +45,22 @@ _WORDS = {
 
 def page() -> str:
     """The whole page."""
-    return _HEAD + "".join(_plan(plan) for plan in _plans())
+    return _HEAD + "".join(_plan(title, plan) for title, plan in _plans())
 
 
-def _plans() -> Iterator[Plan]:
+def _plans() -> Iterator[tuple[str, Plan]]:
     settings = Settings()
     planner = Planner(settings, Units(), JournalctlSource())
-    facts = {"api_port": 6443, "node_name": "n1", "timeout": 300.0, "sealed": "/sealed.db", "sealed_sha256": ""}
-    for kind in (Kind.MIGRATE, Kind.ROLLBACK):
-        yield planner.plan(Operation("example", kind, {}, "", (), facts=facts))
+    facts: dict[str, object] = {"api_port": 6443, "node_name": "n1", "timeout": 300.0, "sealed_sha256": ""}
+    facts |= {"sealed": "/sealed.db", "target": "https://10.0.0.1:6443", "node_ip": "10.0.0.2"}
+    for kind in (Kind.MIGRATE, Kind.ROLLBACK, Kind.JOIN):
+        yield kind.value, planner.plan(Operation("example", kind, {}, "", (), facts=facts))
+    facts |= {"undoes_kind": Kind.JOIN.value, "unit_file_state_before": "disabled"}
+    yield "rollback of a join: the server leaves", planner.plan(Operation("x", Kind.ROLLBACK, {}, "", (), facts=facts))
 
 
-def _plan(plan: Plan) -> str:
-    text = f"\n## {plan.kind.value}\n"
+def _plan(title: str, plan: Plan) -> str:
+    text = f"\n## {title}\n"
     for number, step in enumerate(plan.steps):
         name = f"{step.name} (the point of commitment)" if step.name == plan.commitment else step.name
         text += f"\n### {number + 1}. {name}\n\n"

@@ -8,47 +8,40 @@ import dataclasses
 import secrets
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 
+from k3s_ha_agent import durable
 from k3s_ha_agent.errors import (
     AgentError,
     AlreadyCommitted,
     Conflict,
     IdempotencyKeyReused,
-    InvalidBody,
-    LostWritesNotConfirmed,
     OperationInProgress,
-    PreflightFailed,
     RecordUnreadable,
     Unavailable,
 )
 from k3s_ha_agent.host.lock import Lock, acquire
 from k3s_ha_agent.host.resources import boot_id
-from k3s_ha_agent.k3s.layout import Layout
 from k3s_ha_agent.model import (
     CheckResult,
-    CheckStatus,
+    ClusterView,
     Event,
     Kind,
     NodeState,
     Operation,
     Outcome,
     Phase,
-    StepRecord,
-    now,
-    to_json,
 )
 from k3s_ha_agent.operations import requests
 from k3s_ha_agent.operations.engine import Engine, LiveRun
 from k3s_ha_agent.operations.events import EventBook
-from k3s_ha_agent.operations.history import last_migration, list_backups
+from k3s_ha_agent.operations.history import list_backups
+from k3s_ha_agent.operations.intake import Draft, Inspector, Intake
 from k3s_ha_agent.operations.journal import Journal
-from k3s_ha_agent.operations.lost_writes import lost_writes
 from k3s_ha_agent.operations.plan import Observer
-from k3s_ha_agent.operations.planner import Planner, forward_timeout
+from k3s_ha_agent.operations.planner import Planner
 from k3s_ha_agent.operations.resume import Action, Decision, decide
 from k3s_ha_agent.operations.threads import in_thread
 from k3s_ha_agent.settings import Settings
@@ -58,31 +51,14 @@ LOCK_TIMEOUT = 600.0
 """Seconds to wait for a rescue that is at work when the agent starts."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Findings:
-    """What preflight found out: the checks, and the facts a plan needs."""
-
-    checks: tuple[CheckResult, ...]
-    facts: Mapping[str, Any]
-    """``node_name``, ``api_port``, ``k3s_version``, ``live_rows``, ``live_bytes``, ``fsync_p99``."""
-
-
-class Inspector(Protocol):
-    """Looks at the node; ``k3s_ha_agent.preflight`` through ``__main__``."""
-
-    async def examine(self, kind: Kind, *, accept_slow_disk: bool, history: Sequence[Operation]) -> Findings: ...
-
-    async def survey(self) -> NodeState: ...
-
-
 class OperationManager:
     """The operations of this server. Everything the API may ask for goes through here."""
 
     def __init__(self, settings: Settings, planner: Planner, inspector: Inspector, observer: Observer | None = None):
         self._settings = settings
-        self._layout = Layout(settings.data_dir)
         self._planner = planner
         self._inspector = inspector
+        self._intake = Intake(settings, planner, inspector)
         self._journal = Journal(settings.state_dir)
         self._events = EventBook(self._journal)
         self._engine = Engine(
@@ -200,6 +176,9 @@ class OperationManager:
     async def status(self) -> NodeState:
         return await self._inspector.survey()
 
+    async def members(self) -> ClusterView:
+        return await self._inspector.cluster()
+
     async def backups(self) -> Sequence[Mapping[str, Any]]:
         return await in_thread(list_backups, self._settings.state_dir, self._newest_first())
 
@@ -245,31 +224,7 @@ class OperationManager:
     async def dry_run(self, kind: Kind, body: Mapping[str, Any]) -> Mapping[str, Any]:
         """What would be done, with estimates; nothing is changed."""
         request = requests.parse(kind, body)
-        findings = await self._examine(kind, request)
-        operation = await self._draft(kind, request, findings, "dry-run", None, "")
-        plan = self._planner.plan(operation)
-        refused = [c.name for c in findings.checks if c.status is CheckStatus.REFUSED]
-        result: dict[str, Any] = {
-            "kind": kind.value,
-            "would_be_refused": bool(refused),
-            "refused_by": refused,
-            "checks": to_json(findings.checks),
-            "parameters": to_json(operation.parameters),
-            "steps": [
-                {"name": s.name, "after_commitment": plan.index(s.name) > plan.index(plan.commitment)}
-                for s in plan.steps
-            ],
-            "estimates": {
-                "live_keys": findings.facts.get("live_rows"),
-                "live_bytes": findings.facts.get("live_bytes"),
-                "fsync_p99_seconds": findings.facts.get("fsync_p99"),
-                "timeout_seconds": operation.facts["timeout"],
-            },
-        }
-        if isinstance(request, requests.RollbackRequest) and not refused:
-            losses = await lost_writes(self._layout, Path(operation.facts["sealed"]))
-            result["lost_writes"] = {"keys": losses.total, "sentence": losses.sentence()}
-        return result
+        return await self._intake.describe(await self._draft(kind, request, "dry-run"))
 
     async def submit(
         self, kind: Kind, body: Mapping[str, Any], *, requested_by: str, idempotency_key: str | None
@@ -284,34 +239,42 @@ class OperationManager:
         self._refuse_conflicts(kind)
         self._preparing = operation_id
         try:
-            findings = await self._examine(kind, request)
-            refused = [c for c in findings.checks if c.status is CheckStatus.REFUSED]
-            if refused:
-                log.warning(f"{kind} refused by preflight: {', '.join(c.name for c in refused)}.")
-                raise PreflightFailed(
-                    f"{len(refused)} of {len(findings.checks)} checks refuse the {kind}: "
-                    + "; ".join(f"{c.name}: {c.found}" for c in refused),
-                    next_step=refused[0].remedy,
-                    checks=to_json(findings.checks),
-                )
-            operation = await self._draft(kind, request, findings, operation_id, idempotency_key, digest)
-            operation = dataclasses.replace(operation, requested_by=requested_by)
-            await self._confirm_losses(request, operation)
+            draft = await self._draft(kind, request, operation_id)
+            if draft.refused:
+                log.warning(f"{kind} refused by preflight: {', '.join(c.name for c in draft.refused)}.")
+            draft.require_passed()
+            await self._intake.confirm_losses(request, draft.operation)
+            operation = dataclasses.replace(
+                draft.operation, requested_by=requested_by, idempotency_key=idempotency_key, request_digest=digest
+            )
             held = await self._lock(0.0)
             try:
+                if draft.token is not None:
+                    await in_thread(self._keep_token, operation_id, draft.token)
                 # From here the operation exists: a crash now leaves a record that is rolled back.
                 await in_thread(self._journal.save, operation)
             except BaseException:
                 held.release()
                 raise
             run = self._begin(operation)
-            for check in findings.checks:
-                if check.status is CheckStatus.WARNED:
-                    run.decide(f"Warned by {check.name}: {check.found}")
+            for check in draft.warned:
+                run.decide(f"Warned by {check.name}: {check.found}")
             self._task = asyncio.create_task(self._drive(run, held), name=operation.id)
             return run.operation, False
         finally:
             self._preparing = None
+
+    async def _draft(self, kind: Kind, request: requests.Request, operation_id: str) -> Draft:
+        history = self._newest_first()
+        return await self._intake.draft(
+            kind, request, operation_id=operation_id, history=history, boot_id=self._boot_id
+        )
+
+    def _keep_token(self, operation_id: str, token: str) -> None:
+        """Put a request's token where only root reads it, before the record that needs it."""
+        path = self._planner.token_path(operation_id)
+        durable.make_directory(path.parent)
+        durable.write(path, token.encode() + b"\n")
 
     def _replay(self, key: str | None, digest: str) -> Operation | None:
         if key is None:
@@ -340,74 +303,11 @@ class OperationManager:
                 operation=busy,
             )
         failed = next((o for o in self._newest_first() if o.outcome is not None), None)
-        if failed is not None and failed.outcome is Outcome.ROLLBACK_FAILED:
+        if failed is not None and failed.outcome is Outcome.ROLLBACK_FAILED and failed.rescue:
             raise Conflict(
                 f"The rollback of {failed.kind} {failed.id} failed and is not settled: {failed.reason}",
                 next_step="Run: systemctl start k3s-ha-agent-rescue.service",
                 operation=failed.id,
-            )
-
-    async def _examine(self, kind: Kind, request: requests.Request) -> Findings:
-        slow = isinstance(request, requests.MigrateRequest) and request.accept_slow_disk
-        return await self._inspector.examine(kind, accept_slow_disk=slow, history=self._newest_first())
-
-    async def _draft(
-        self,
-        kind: Kind,
-        request: requests.Request,
-        findings: Findings,
-        operation_id: str,
-        idempotency_key: str | None,
-        digest: str,
-    ) -> Operation:
-        """The operation as it would begin."""
-        stability = self._settings.stability_window if request.stability is None else request.stability
-        timeout = request.timeout
-        if timeout is not None and timeout <= stability:
-            raise InvalidBody(
-                f"timeout ({timeout:.0f} s) must be longer than stability ({stability:.0f} s), which is part of it.",
-                key="timeout",
-            )
-        if timeout is None:
-            timeout = forward_timeout(
-                self._settings,
-                live_rows=int(findings.facts.get("live_rows") or 0),
-                live_bytes=int(findings.facts.get("live_bytes") or 0),
-                fsync_p99=float(findings.facts.get("fsync_p99") or 0.0),
-                stability=stability,
-            )
-        facts = {**findings.facts, "timeout": timeout}
-        if kind is Kind.ROLLBACK:
-            migration = last_migration(self._newest_first())
-            if migration is not None:
-                facts |= {k: migration.facts[k] for k in ("sealed", "sealed_sha256")} | {"undoes": migration.id}
-            else:
-                facts |= {"sealed": "", "sealed_sha256": ""}
-        draft = Operation(
-            id=operation_id,
-            kind=kind,
-            parameters=requests.parameters(request),
-            created_at=now(),
-            steps=(),
-            facts=facts,
-            boot_id=self._boot_id,
-            idempotency_key=idempotency_key,
-            request_digest=digest,
-        )
-        steps = tuple(StepRecord(step.name) for step in self._planner.plan(draft).steps)
-        return dataclasses.replace(draft, steps=steps)
-
-    async def _confirm_losses(self, request: requests.Request, operation: Operation) -> None:
-        if not isinstance(request, requests.RollbackRequest) or request.confirm_lost_writes:
-            return
-        losses = await lost_writes(self._layout, Path(operation.facts["sealed"]))
-        if losses.total:
-            raise LostWritesNotConfirmed(
-                f"Going back would lose {losses.sentence()} ({losses.total} keys).",
-                next_step='Send {"confirm_lost_writes": true} (k3s-ha-agentctl rollback --writes discard '
-                "--confirm-lost-writes) if that is what you want.",
-                lost_keys=losses.total,
-                examples=list(losses.examples),
             )
 
     # --- running it ------------------------------------------------------------------------------

@@ -55,6 +55,9 @@ class Run(Protocol):
         Measured on the monotonic clock, so that a clock that jumps changes nothing.
         """
 
+    async def forget(self, *names: str) -> None:
+        """Drop facts, durably; those that are not there are as good as dropped."""
+
     async def set_rescue(self, **rescue: Any) -> None:
         """Make durable what ``rescue.py`` needs to bring the node back (see its docstring)."""
 
@@ -96,6 +99,8 @@ class Plan:
     kind: Kind
     steps: tuple[Step, ...]
     commitment: str
+    no_way_back: str | None = None
+    """A step that, once begun, can only be finished, whatever was in between."""
 
     def __post_init__(self) -> None:
         names = [step.name for step in self.steps]

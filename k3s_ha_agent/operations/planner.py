@@ -11,8 +11,9 @@ from k3s_ha_agent.host.journald import JournalSource
 from k3s_ha_agent.host.units import Units
 from k3s_ha_agent.k3s.layout import Layout
 from k3s_ha_agent.model import Kind, Operation
-from k3s_ha_agent.operations import migrate, rollback
+from k3s_ha_agent.operations import join, migrate, rollback
 from k3s_ha_agent.operations.k3s_health import K3sHealth
+from k3s_ha_agent.operations.peers import Peers
 from k3s_ha_agent.operations.plan import Plan
 from k3s_ha_agent.settings import Settings
 
@@ -47,6 +48,8 @@ class Planner:
         timeout = float(facts["timeout"])
         if operation.kind is Kind.MIGRATE:
             return migrate.plan(self._settings, health, self._journal, timeout=timeout, stability=stability_window)
+        if operation.kind is Kind.JOIN or facts.get("undoes_kind") == Kind.JOIN.value:
+            return self._membership(operation, health, timeout, stability_window)
         if operation.kind is Kind.ROLLBACK:
             return rollback.plan(
                 self._settings,
@@ -58,6 +61,35 @@ class Planner:
                 stability=stability_window,
             )
         raise NotImplementedYet(f"There is no plan for {operation.kind} yet.")
+
+    def _membership(self, operation: Operation, health: K3sHealth, timeout: float, stability: float) -> Plan:
+        facts = operation.facts
+        peers = self.peers(operation.id, str(facts["target"]), str(facts["node_name"]))
+        address = str(facts["node_ip"])
+        if operation.kind is Kind.JOIN:
+            wait = operation.parameters.get("on_conflict") == "wait"
+            return join.join_plan(
+                self._settings,
+                health,
+                self._journal,
+                peers,
+                address=address,
+                wait=wait,
+                timeout=timeout,
+                stability=stability,
+            )
+        before = str(facts["unit_file_state_before"])
+        return join.leave_plan(
+            self._settings, health, peers, address=address, unit_file_state_before=before, timeout=timeout
+        )
+
+    def peers(self, operation_id: str, url: str, node_name: str) -> Peers:
+        """The rest of the cluster for one operation."""
+        return Peers(self._layout, url, self.token_path(operation_id), self._settings.runtime_dir, node_name)
+
+    def token_path(self, operation_id: str) -> Path:
+        """Where the token of a request lies, 0600, until the operation has ended."""
+        return self._settings.state_dir / "operations" / operation_id / "token"
 
 
 def forward_timeout(

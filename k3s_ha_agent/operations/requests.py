@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import urllib.parse
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,7 +35,20 @@ class RollbackRequest:
     stability: float | None = None
 
 
-Request = MigrateRequest | RollbackRequest
+@dataclasses.dataclass(frozen=True, slots=True)
+class JoinRequest:
+    server: str = ""
+    """``https://host:6443`` of a server of the cluster."""
+    token: str | None = dataclasses.field(default=None, repr=False)
+    """Never shown, never recorded."""
+    token_file: str | None = None
+    on_conflict: str = "refuse"
+    timeout: float | None = None
+    stability: float | None = None
+
+
+Request = MigrateRequest | RollbackRequest | JoinRequest
+SECRET = ("token", "token_file")
 
 
 def parse(kind: Kind, body: Mapping[str, Any]) -> Request:
@@ -52,13 +66,41 @@ def parse(kind: Kind, body: Mapping[str, Any]) -> Request:
         keys = {"writes": str, "confirm_lost_writes": bool, "timeout": "d", "stability": "d"}
         rollback = RollbackRequest(**_values(kind, body, keys))
         _one_of("writes", rollback.writes, ("keep", "discard"))
-        if rollback.writes == "keep":
-            raise NotImplementedYet(
-                'Going back and keeping the writes made since ({"writes": "keep"}, the default) is not built yet.',
-                next_step='Use {"writes": "discard"} to put back the SQLite from before the migration.',
-            )
         return rollback
-    raise NotImplementedYet("Joining a cluster is not built yet.")
+    keys = dict.fromkeys(("server", "token", "token_file", "on_conflict"), str) | {"timeout": "d", "stability": "d"}
+    join = JoinRequest(**_values(kind, body, keys))
+    _one_of("on_conflict", join.on_conflict, ("refuse", "wait"))
+    url = urllib.parse.urlsplit(join.server)
+    if url.scheme != "https" or not url.hostname or url.path not in ("", "/") or url.username:
+        raise InvalidBody(
+            'server must be the URL of a server of the cluster, like "https://10.0.0.1:6443".', key="server"
+        )
+    if (join.token is None) == (join.token_file is None):
+        raise InvalidBody(
+            "Either token_file (a path on this server) or token must be given.",
+            next_step="It is /var/lib/rancher/k3s/server/token of a server of the cluster.",
+            key="token_file",
+        )
+    return dataclasses.replace(join, server=join.server.rstrip("/"))
+
+
+def refuse_keep(request: RollbackRequest) -> None:
+    """What this agent cannot do for the rollback of a migration."""
+    if request.writes == "keep":
+        raise NotImplementedYet(
+            'Going back and keeping the writes made since ({"writes": "keep"}, the default) is not built yet.',
+            next_step='Use {"writes": "discard"} to put back the SQLite from before the migration.',
+        )
+
+
+def refuse_discard(request: RollbackRequest) -> None:
+    """A server that joined has nothing to discard to."""
+    if request.writes == "discard":
+        raise InvalidBody(
+            "This server joined its cluster and has no SQLite to go back to; its rollback is to leave the cluster.",
+            next_step="Ask without writes: k3s-ha-agentctl rollback",
+            key="writes",
+        )
 
 
 def parameters(request: Request) -> dict[str, Any]:
@@ -66,7 +108,7 @@ def parameters(request: Request) -> dict[str, Any]:
     shown: dict[str, Any] = {}
     for field in dataclasses.fields(request):
         value = getattr(request, field.name)
-        if value is None:
+        if value is None or field.name in SECRET:
             continue
         is_duration = field.name in ("timeout", "stability")
         shown[field.name] = format_duration(value) if is_duration else value
@@ -75,7 +117,8 @@ def parameters(request: Request) -> dict[str, Any]:
 
 def digest(kind: Kind, body: Mapping[str, Any]) -> str:
     """What tells one request from another under the same Idempotency-Key."""
-    text = json.dumps([kind.value, body], sort_keys=True, separators=(",", ":"))
+    told = {key: value for key, value in body.items() if key != "token"}  # a record keeps nothing made of a secret
+    text = json.dumps([kind.value, told], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 

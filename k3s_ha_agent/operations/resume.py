@@ -49,6 +49,9 @@ def decide(operation: Operation, plan: Plan, *, boot_id: str, deadline_passed: b
         return Decision(Action.FINISH, f"{name} was committed but not tidied up; finishing from {step_name}.")
     if operation.phase is Phase.UNDOING:
         return Decision(Action.UNDO_ON, f"{name} was being undone when the agent stopped; undoing further.")
+    begun = step_name is not None and operation.step(step_name).status is StepStatus.DOING
+    if begun and step_name == plan.no_way_back:
+        return Decision(Action.GO_ON, f"{name} was cut off in {step_name}, which can only be finished; going on.")
     if operation.abort_requested:
         return Decision(Action.ROLL_BACK, f"{name} was to be aborted when the agent stopped; rolling back.")
     if operation.boot_id != boot_id:

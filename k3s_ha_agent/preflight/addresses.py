@@ -45,3 +45,9 @@ def default_address(routes: str, found: Iterable[InterfaceAddress]) -> str | Non
         if each.interface == interface and address.version == 4 and not (address.is_loopback or address.is_link_local):
             return str(address)
     return None
+
+
+def own(configuration: Configuration, default: str | None) -> str | None:
+    """The address etcd will know this server by: the first ``node-ip``, else the default route's (M17)."""
+    fixed = pinned(configuration)
+    return fixed[0] if fixed else default

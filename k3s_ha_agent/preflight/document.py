@@ -20,6 +20,10 @@ What cannot be found out is refused: a check that does not know does not pass. W
 check refuses already (there is no SQLite database to look at because the server is on etcd), the checks that depend on
 it say “Not looked at” and name that check.
 
+The checks of a join ask the cluster too, through the server that is named in the request and with its server token
+(decision 006), so they are made by `k3s-ha-agentctl join --dry-run` or `POST /v1/join` with `"dry_run": true`. Nothing
+is changed on either side.
+
 Nothing below k3s's data dir is changed by looking: the SQLite database is copied through SQLite's backup API into a
 directory of the agent's own (0700, removed afterwards), and the integrity check runs on the copy.
 
@@ -27,7 +31,7 @@ This file is made from the checks themselves by `python3 -m k3s_ha_agent.preflig
 The last column names where the reason stands in docs/k3s-facts.md.
 """
 
-_TITLES = {Kind.MIGRATE: "For a migration", Kind.ROLLBACK: "For a rollback"}
+_TITLES = {Kind.MIGRATE: "For a migration", Kind.JOIN: "For a join", Kind.ROLLBACK: "For a rollback"}
 
 
 def render() -> str:

@@ -21,9 +21,20 @@ from k3s_ha_agent.model import Datastore, Kind, Operation
 from k3s_ha_agent.preflight import files, identity, ports, sqlite_copy, tokens
 from k3s_ha_agent.preflight.addresses import default_address
 from k3s_ha_agent.preflight.answers import answer
+from k3s_ha_agent.preflight.cluster import ClusterFacts
 from k3s_ha_agent.preflight.files import FileFacts, nearest
-from k3s_ha_agent.preflight.results import Missing
-from k3s_ha_agent.preflight.sources import ask_apiserver, ask_members, k3s_version, read_configuration, rescue_armed
+from k3s_ha_agent.preflight.join_target import JoinTarget
+from k3s_ha_agent.preflight.joiner import joiner, visitor
+from k3s_ha_agent.preflight.outside import look
+from k3s_ha_agent.preflight.results import OTHER_KIND, Missing
+from k3s_ha_agent.preflight.sources import (
+    ApiAnswers,
+    ask_apiserver,
+    ask_members,
+    k3s_version,
+    read_configuration,
+    rescue_armed,
+)
 from k3s_ha_agent.preflight.subject import Addresses, Place, Places, PreImage, Subject, TokenFacts
 from k3s_ha_agent.settings import Settings
 
@@ -39,8 +50,6 @@ PRE_IMAGE_LIMIT = 1800.0
 PreImageReader = Callable[[Sequence[Operation]], PreImage | Missing]
 """Finds and verifies the pre-image a rollback would use, given every operation; blocks."""
 
-OTHER_KIND = Missing("Not looked at for this kind of operation.")
-
 
 async def gather(
     settings: Settings,
@@ -50,23 +59,26 @@ async def gather(
     history: Sequence[Operation] = (),
     pre_image_of: PreImageReader | None = None,
     accept_slow_disk: bool = False,
+    target: JoinTarget | None = None,
 ) -> Subject:
     """What the checks of ``kind`` look at. Takes as long as a copy of the database takes.
 
     ``history`` is every operation there is, finished or not; ``pre_image_of`` is needed for a
-    rollback.
+    rollback, ``target`` for a join.
     """
     layout = Layout(settings.data_dir)
-    migrate = kind is Kind.MIGRATE
+    migrate, join = kind is Kind.MIGRATE, kind is Kind.JOIN
     unit = await answer(f"The state of {settings.unit}", units.state(settings.unit), see="unit")
     configuration = await read_configuration(settings, unit)
     found = await _thread(f"What is below {layout.server}", _look_at_files, settings, layout, unit, configuration)
     # The disk is measured before the copy is made: ours must not be the load that is found.
-    fsync = await _probe(settings, layout) if migrate else OTHER_KIND
+    fsync = await _probe(settings, layout) if migrate or join else OTHER_KIND
     name = await asyncio.to_thread(identity.node_name, configuration, settings.root)
-    summary, api = await asyncio.gather(
+    port = identity.api_port(configuration)
+    summary, api, cluster = await asyncio.gather(
         _summary(settings, layout, found) if migrate else _nothing(),
-        ask_apiserver(layout, identity.api_port(configuration), name),
+        _no_api() if join else ask_apiserver(layout, port, name),
+        _cluster(settings, target, name),
     )
     return Subject(
         kind=kind,
@@ -80,31 +92,39 @@ async def gather(
         kine=summary,
         places=await _thread("The free room on the disks", _places, settings, layout),
         memory=await _thread("The free memory", resources.memory),
-        listeners=await _thread("Who listens on etcd's ports", resources.listening, ports.ALL),
+        listeners=await _thread(
+            "Who listens on etcd's ports", resources.listening, (*ports.ALL, *ports.of_a_server(port))
+        ),
         fsync=fsync,
         addresses=await _thread("The addresses of this machine", _addresses),
         clock_synchronised=await _thread("The state of the clock", _synchronised),
-        server_token=await _thread("The server token", tokens.server_token, layout, see="token"),
-        configured_tokens=await _tokens(configuration),
-        server_ca_hash=await _thread("The CA of the cluster", tokens.server_ca_hash, layout, see="credentials"),
+        server_token=OTHER_KIND
+        if join
+        else await _thread("The server token", tokens.server_token, layout, see="token"),
+        configured_tokens=await _tokens(configuration, "configured-token" if join else "token"),
+        server_ca_hash=OTHER_KIND
+        if join
+        else await _thread("The CA of the cluster", tokens.server_ca_hash, layout, see="credentials"),
         node_name=name,
         node=api.node,
         api_ready=api.ready,
-        members=OTHER_KIND if migrate else await ask_members(layout),
+        members=await ask_members(layout) if kind is Kind.ROLLBACK else OTHER_KIND,
         rescue_armed=await answer("The rescue's timer", rescue_armed(units), see="unit"),
         unfinished=next((operation.id for operation in history if operation.outcome is None), None),
-        pre_image=OTHER_KIND if migrate else await _pre_image(pre_image_of, history),
+        pre_image=await _pre_image(pre_image_of, history) if kind is Kind.ROLLBACK else OTHER_KIND,
         accept_slow_disk=accept_slow_disk,
+        cluster=cluster,
+        joiner=await joiner(settings, units, unit) if join else OTHER_KIND,
     )
 
 
 # --- k3s -----------------------------------------------------------------------------------------
 
 
-async def _tokens(configuration: Configuration | Missing) -> tuple[TokenFacts, ...] | Missing:
+async def _tokens(configuration: Configuration | Missing, see: str) -> tuple[TokenFacts, ...] | Missing:
     if isinstance(configuration, Missing):
         return configuration
-    return await _thread("The configured token", tokens.configured_tokens, configuration, see="token")
+    return await _thread("The configured token", tokens.configured_tokens, configuration, see=see)
 
 
 async def _summary(settings: Settings, layout: Layout, found: FileFacts | Missing) -> KineSummary | Missing:
@@ -188,3 +208,11 @@ async def _thread(what: str, question: Callable[..., T], *args: object, see: str
 
 async def _nothing() -> Missing:
     return OTHER_KIND
+
+
+async def _no_api() -> ApiAnswers:
+    return ApiAnswers(OTHER_KIND, OTHER_KIND, OTHER_KIND)
+
+
+async def _cluster(settings: Settings, target: JoinTarget | None, name: str) -> ClusterFacts | Missing:
+    return OTHER_KIND if target is None else await look(visitor(settings, target, name))

@@ -25,3 +25,9 @@ def needed(version: Version) -> tuple[int, ...]:
 
 
 ALL = ALWAYS + TEMPORARY
+
+
+def of_a_server(api_port: int) -> tuple[int, ...]:
+    """What else a server that starts for the first time listens on: the supervisor, the API server behind it, the
+    kubelet (k3s-facts 4.3 and 4.5)."""
+    return (api_port, api_port + 1, 10250)

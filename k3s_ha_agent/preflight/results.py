@@ -43,6 +43,9 @@ class Missing:
     """What to do; when empty, what the check's own line in the table says."""
 
 
+OTHER_KIND = Missing("Not looked at for this kind of operation.")
+
+
 class NotKnown(Exception):
     """Raised by ``known`` inside a check; the runner turns it into a result."""
 

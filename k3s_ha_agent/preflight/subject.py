@@ -19,8 +19,9 @@ from k3s_ha_agent.k3s.kine import KineSummary
 from k3s_ha_agent.k3s.layout import Layout
 from k3s_ha_agent.k3s.version import Version
 from k3s_ha_agent.model import Kind
+from k3s_ha_agent.preflight.cluster import ClusterFacts, JoinerFacts
 from k3s_ha_agent.preflight.files import FileFacts
-from k3s_ha_agent.preflight.results import Missing
+from k3s_ha_agent.preflight.results import OTHER_KIND, Missing
 from k3s_ha_agent.settings import Settings
 
 
@@ -116,6 +117,10 @@ class Subject:
     """Id of an operation that is not finished, the one asked for not counted."""
     pre_image: PreImage | Missing
     accept_slow_disk: bool = False
+    cluster: ClusterFacts | Missing = OTHER_KIND
+    """The cluster to be joined, for a join."""
+    joiner: JoinerFacts | Missing = OTHER_KIND
+    """This server, for a join."""
 
     @property
     def drop_in(self) -> Path:

@@ -31,6 +31,8 @@ from k3s_ha_agent.errors import (
 from k3s_ha_agent.model import (
     CheckResult,
     CheckStatus,
+    ClusterMember,
+    ClusterView,
     Datastore,
     Event,
     Evidence,
@@ -40,8 +42,10 @@ from k3s_ha_agent.model import (
     Outcome,
     Phase,
     Progress,
+    Quorum,
     StepRecord,
     StepStatus,
+    availability,
     now,
     operation_from_record,
     operation_to_record,
@@ -79,6 +83,8 @@ class Play:
     """The step an operation waits before, until ``release``."""
     bug: str | None = None
     """The text of an unexpected exception that ``status`` raises."""
+    members: int = 0
+    """Of the etcd cluster; none on SQLite."""
 
 
 class MemoryManager:
@@ -151,7 +157,7 @@ class MemoryManager:
 
     async def preflight(self, kind: Kind, /) -> tuple[CheckResult, ...]:
         if kind is Kind.JOIN:
-            raise NotImplementedYet("join cannot be done yet.")
+            raise InvalidBody("The checks of a join ask a server, and none is named.", next_step="POST /v1/join")
         return (*CHECKS, REFUSED_CHECK) if self.play.refused else CHECKS
 
     def get(self, operation_id: str, /) -> Operation:
@@ -218,6 +224,17 @@ class MemoryManager:
             datastore_detail="state.db is there, db/etcd/member/wal is not.",
             live_keys=KEYS,
         )
+
+    async def members(self) -> ClusterView:
+        if self.play.members < 1:
+            return ClusterView((), None, None, "This server runs on SQLite and stands alone.")
+        voters = self.play.members
+        shown = tuple(
+            ClusterMember(f"{n:x}", f"n{n}-0000000{n}", f"n{n}", f"10.99.0.1{n}", True, False, n == 1, True, True)
+            for n in range(1, voters + 1)
+        )
+        needed = voters // 2 + 1
+        return ClusterView(shown, Quorum(voters, needed, voters - needed, voters), (), availability(voters))
 
     async def backups(self) -> list[Mapping[str, Any]]:
         return [{"operation": o.id, "created_at": o.created_at, "bytes": 1} for o in self.operations.values()]

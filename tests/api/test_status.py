@@ -18,6 +18,7 @@ async def test_status(start: Start) -> None:
     _, answer, response = await api.ask("GET", "/v1/status")
     assert answer["agent"] == {"version": __version__}
     assert answer["node"]["datastore"] == "sqlite"
+    assert answer["cluster"]["sentence"] == "This server runs on SQLite and stands alone."
     assert (answer["running_operation"], answer["last_operation"]) == (None, None)
     assert response.headers["Cache-Control"] == "no-store"
     assert response.headers["Server"] == "k3s-ha-agent"
@@ -45,16 +46,27 @@ async def test_preflight_is_an_answer_whatever_it_finds(start: Start, refused: b
 async def test_preflight_for_other_things(start: Start) -> None:
     api = await start()
     assert (await api.ask("GET", "/v1/preflight?for=rollback"))[0] == 200
-    assert (await api.ask("GET", "/v1/preflight?for=join"))[0] == 501
+    status, problem, _ = await api.ask("GET", "/v1/preflight?for=join")
+    assert (status, problem["code"]) == (422, "invalid-body") and "/v1/join" in problem["next_step"]
     status, problem, _ = await api.ask("GET", "/v1/preflight?for=lunch")
     assert (status, problem["code"]) == (400, "bad-request")
     assert "rollback" in problem["next_step"]
 
 
-async def test_members_and_backups(start: Start) -> None:
+async def test_members(start: Start) -> None:
+    api = await start(Play(members=2))
+    status, answer, _ = await api.ask("GET", "/v1/members")
+    assert status == 200
+    assert answer["quorum"] == {"voters": 2, "needed": 2, "tolerates": 0, "up": 2}
+    assert answer["sentence"] == "2 servers: one failure stops the cluster, add a third."
+    assert [m["name"] for m in answer["members"]] == ["n1-00000001", "n2-00000002"]
+    assert (await api.ask("GET", "/v1/status"))[1]["cluster"] == answer
+
+
+async def test_members_where_there_are_none_and_backups(start: Start) -> None:
     api = await start()
-    status, problem, _ = await api.ask("GET", "/v1/members")
-    assert (status, problem["code"]) == (501, "not-implemented")
+    status, answer, _ = await api.ask("GET", "/v1/members")
+    assert (status, answer["members"], answer["quorum"]) == (200, [], None)
     operation = await api.begin()
     _, answer, _ = await api.ask("GET", "/v1/backups")
     assert [b["operation"] for b in answer["backups"]] == [operation]

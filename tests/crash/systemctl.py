@@ -54,12 +54,16 @@ def main(arguments: list[str]) -> int:
         bus.manager("ResetFailedUnit", "(s)", unit)
     elif verb == "stop":
         bus.job("StopUnit", unit)
+    elif verb == "start" and "no-block" in options:
+        bus.manager("StartUnit", "(ss)", unit, "replace")
     elif verb == "start":
         bus.job("StartUnit", unit)
         state = bus.properties(unit, "org.freedesktop.systemd1.Unit")["ActiveState"]
         if state != "active":
             print(f"Job for {unit} failed: {state}", file=sys.stderr)
             return 1
+    elif verb == "disable":
+        bus.manager("DisableUnitFiles", "(asb)", [unit], False)
     elif verb == "kill":
         bus.manager("KillUnit", "(ssi)", unit, "main", 9)
     elif verb == "show":

@@ -30,6 +30,7 @@ know each other; ``rescue`` shares no code with what it rescues."""
 
 OUTSIDE = {
     "aiohttp": {"k3s", "api"},
+    "cryptography": {"k3s"},
     "gi": {"host"},
     "psutil": {"host", "preflight"},
     "pydbus": {"host"},

@@ -15,6 +15,8 @@ from k3s_ha_agent.operations.threads import in_thread
 
 TIMER = "k3s-ha-agent-rescue.timer"
 SERVICE = "k3s-ha-agent-rescue.service"
+NOTHING = "none"
+"""The goal of a join's rescue: the server as it was, without a datastore."""
 MARGIN = 30.0
 """Seconds between the last moment in which the agent would act and the rescue."""
 
@@ -34,6 +36,8 @@ class ArmRescue:
     timeout: float
     """Seconds for the way forward."""
     undo_timeout: float
+    token_file: Path | None = None
+    """Of a join: what else is ours and must go."""
 
     name: str = "arm-rescue"
     resumable: bool = True
@@ -43,15 +47,17 @@ class ArmRescue:
     async def do(self, run: Run) -> None:
         await run.set_deadline(self.timeout)
         if not run.operation.rescue:
-            await run.set_rescue(**await in_thread(self._rescue, run))
+            state = await self.units.state(self.unit)
+            more = {} if self.token_file is None else {"token_file": str(self.token_file)}
+            more["unit_file_state"] = state.unit_file_state
+            await run.set_rescue(**await in_thread(self._rescue, run), **more)
         await self.units.start_transient_timer(
             TIMER,
             after=self.timeout + self.undo_timeout + MARGIN,
-            description=f"Brings k3s back to {self.goal} if {run.operation.kind} {run.operation.id} does not end",
+            description=f"Rescues k3s (goal: {self.goal}) if {run.operation.kind} {run.operation.id} does not end",
         )
-        run.decide(
-            f"k3s is brought back to {self.goal} if the {run.operation.kind} has not ended by {run.operation.deadline}."
-        )
+        back = "k3s is stopped and made as it was" if self.goal == NOTHING else f"k3s is brought back to {self.goal}"
+        run.decide(f"{back} if the {run.operation.kind} has not ended by {run.operation.deadline}.")
 
     def _rescue(self, run: Run) -> dict[str, Any]:
         content = self.drop_in.read_text() if self.drop_in.exists() else None

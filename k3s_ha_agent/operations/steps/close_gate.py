@@ -21,6 +21,7 @@ class CloseGate:
     layout: Layout
     unit: str
     systemd_dir: Path
+    text: gate.Text = gate.text
 
     name: str = "close-gate"
     resumable: bool = True
@@ -32,7 +33,7 @@ class CloseGate:
         return gate.path(self.systemd_dir, self.unit)
 
     async def do(self, run: Run) -> None:
-        text = gate.text(self.layout, run.operation.id)
+        text = self.text(self.layout, run.operation.id)
         await in_thread(durable.make_directory, self.path.parent, 0o755)
         await in_thread(durable.write, self.path, text.encode(), 0o644)
         await self.units.daemon_reload()

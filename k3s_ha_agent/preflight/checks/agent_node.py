@@ -7,7 +7,7 @@ from k3s_ha_agent.preflight.results import About, known, passed, refused
 from k3s_ha_agent.preflight.subject import Subject
 
 NAME = "agent-node"
-FOR = frozenset({Kind.MIGRATE, Kind.ROLLBACK})
+FOR = frozenset({Kind.MIGRATE, Kind.ROLLBACK, Kind.JOIN})
 ABOUT = About(
     looks_at="the command line of the unit: `k3s server` or `k3s agent`",
     refuses="it runs `k3s agent`: an agent has no datastore",
@@ -23,7 +23,9 @@ def check(subject: Subject) -> CheckResult:
         return refused(
             NAME,
             f"{subject.settings.unit} runs k3s agent.",
-            "A server: an agent has no datastore that could be converted.",
-            "Run this on the server, the host that server: or K3S_URL of this one names",
+            "A server: an agent has no datastore.",
+            "Run this on a server; to make one of this host, uninstall the agent first (k3s-agent-uninstall.sh)"
+            if subject.kind is Kind.JOIN
+            else "Run this on the server, the host that server: or K3S_URL of this one names",
         )
     return passed(NAME, f"{subject.settings.unit} runs k3s server.")

@@ -7,7 +7,7 @@ from k3s_ha_agent.preflight.results import About, Missing, known, passed, warned
 from k3s_ha_agent.preflight.subject import Subject
 
 NAME = "clock"
-FOR = frozenset({Kind.MIGRATE})
+FOR = frozenset({Kind.MIGRATE, Kind.JOIN})
 ABOUT = About(
     looks_at="whether the clock is synchronised, and mtimes of the files below `tls` and `cred`",
     refuses="",

@@ -8,7 +8,7 @@ from k3s_ha_agent.preflight.sayings import on_anywhere, said_by, set_anywhere, t
 from k3s_ha_agent.preflight.subject import Subject
 
 NAME = "cluster-reset"
-FOR = frozenset({Kind.MIGRATE, Kind.ROLLBACK})
+FOR = frozenset({Kind.MIGRATE, Kind.ROLLBACK, Kind.JOIN})
 ABOUT = About(
     looks_at="`cluster-reset`, `cluster-reset-restore-path` and `K3S_CLUSTER_RESET` in all six places, and "
     "`db/reset-flag`",
@@ -29,7 +29,7 @@ def check(subject: Subject) -> CheckResult:
             NAME,
             f"A cluster reset is configured: {said_by(found)}.",
             "No cluster-reset anywhere: it belongs on a command line that is run once.",
-            take_out(found, subject.settings.unit),
+            take_out(found, subject.settings.unit, restart=subject.kind is not Kind.JOIN),
         )
     if files.reset_flag:
         return refused(

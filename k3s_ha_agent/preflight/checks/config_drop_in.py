@@ -7,10 +7,10 @@ from k3s_ha_agent.preflight.results import About, known, passed, refused
 from k3s_ha_agent.preflight.subject import Subject
 
 NAME = "config-drop-in"
-FOR = frozenset({Kind.MIGRATE})
+FOR = frozenset({Kind.MIGRATE, Kind.JOIN})
 ABOUT = About(
     looks_at="`config.yaml.d/zz-k3s-ha-agent.yaml` beside k3s's configuration",
-    refuses="it is there: a remnant of another operation, and k3s would migrate unguarded at its next start",
+    refuses="it is there: a remnant of another operation, and k3s would migrate or join unguarded at its next start",
     warns="",
     remedy="`k3s-ha-agentctl operations`; when none is unfinished, remove the file",
     facts="R3, Seen 4",
@@ -23,8 +23,8 @@ def check(subject: Subject) -> CheckResult:
     if files.config_drop_in:
         return refused(
             NAME,
-            f"{path} is there although nothing was migrated.",
-            "Its absence: with it k3s migrates at its next start, with no copy kept and nobody watching.",
+            f"{path} is there although nothing was migrated or joined.",
+            "Its absence: with it k3s migrates or joins at its next start, with no copy kept and nobody watching.",
             f"k3s-ha-agentctl operations; if none is unfinished: rm {path}",
         )
     return passed(NAME, f"{path} is not there.")

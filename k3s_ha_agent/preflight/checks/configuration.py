@@ -7,7 +7,7 @@ from k3s_ha_agent.preflight.results import About, known, passed, refused
 from k3s_ha_agent.preflight.subject import Subject
 
 NAME = "configuration"
-FOR = frozenset({Kind.MIGRATE, Kind.ROLLBACK})
+FOR = frozenset({Kind.MIGRATE, Kind.ROLLBACK, Kind.JOIN})
 ABOUT = About(
     looks_at="the unit's command line and environment, its environment files, `config.yaml` and `config.yaml.d`",
     refuses="one of them cannot be read or is not valid, or k3s reads another configuration file than the one "

@@ -10,7 +10,7 @@ from k3s_ha_agent.preflight.results import About, known, passed, refused
 from k3s_ha_agent.preflight.subject import Subject
 
 NAME = "data-dir"
-FOR = frozenset({Kind.MIGRATE, Kind.ROLLBACK})
+FOR = frozenset({Kind.MIGRATE, Kind.ROLLBACK, Kind.JOIN})
 ABOUT = About(
     looks_at="`data-dir` in k3s's configuration, and `data_dir` in the agent's",
     refuses="they differ: the agent would guard another database than the one k3s converts",

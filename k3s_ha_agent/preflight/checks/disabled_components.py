@@ -8,11 +8,12 @@ from k3s_ha_agent.preflight.sayings import on_anywhere, said_by, take_out
 from k3s_ha_agent.preflight.subject import Subject
 
 NAME = "disabled-components"
-FOR = frozenset({Kind.MIGRATE})
+FOR = frozenset({Kind.MIGRATE, Kind.JOIN})
 FLAGS = ("disable-etcd", "disable-apiserver", "disable-controller-manager", "disable-agent")
 ABOUT = About(
     looks_at=f"`{'`, `'.join(FLAGS)}` in all six places",
-    refuses="one is on: without etcd nothing is converted, and without the others there is no Node whose etcd "
+    refuses="one is on: without etcd nothing is converted or joined, and without the others there is no Node whose "
+    "etcd "
     "role could "
     "be seen",
     warns="",
@@ -29,6 +30,6 @@ def check(subject: Subject) -> CheckResult:
             NAME,
             f"Switched off: {said_by(found)}.",
             "etcd, API server, controllers and agent on: the result is proven with them.",
-            take_out(found, subject.settings.unit),
+            take_out(found, subject.settings.unit, restart=subject.kind is not Kind.JOIN),
         )
     return passed(NAME, "etcd, API server, controllers and agent are not switched off.")

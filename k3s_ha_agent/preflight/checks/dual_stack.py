@@ -11,7 +11,7 @@ from k3s_ha_agent.preflight.results import About, known, passed, warned
 from k3s_ha_agent.preflight.subject import Subject
 
 NAME = "dual-stack"
-FOR = frozenset({Kind.MIGRATE})
+FOR = frozenset({Kind.MIGRATE, Kind.JOIN})
 ABOUT = About(
     looks_at="the families in `cluster-cidr`, `service-cidr` and `node-ip`",
     refuses="",

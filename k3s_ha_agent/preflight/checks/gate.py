@@ -7,7 +7,7 @@ from k3s_ha_agent.preflight.results import About, known, passed, refused
 from k3s_ha_agent.preflight.subject import Subject
 
 NAME = "gate"
-FOR = frozenset({Kind.MIGRATE, Kind.ROLLBACK})
+FOR = frozenset({Kind.MIGRATE, Kind.ROLLBACK, Kind.JOIN})
 ABOUT = About(
     looks_at="the gate's drop-in for the k3s unit, and the rescue's timer",
     refuses="one of them is there: an operation that nobody remembers was not ended",

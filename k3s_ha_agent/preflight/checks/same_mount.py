@@ -7,7 +7,7 @@ from k3s_ha_agent.preflight.results import About, known, passed, refused
 from k3s_ha_agent.preflight.subject import Subject
 
 NAME = "same-mount"
-FOR = frozenset({Kind.MIGRATE, Kind.ROLLBACK})
+FOR = frozenset({Kind.MIGRATE, Kind.ROLLBACK, Kind.JOIN})
 ABOUT = About(
     looks_at="the mounts that hold `server/db` and the quarantine (`k3s-ha-agent/quarantine` in k3s's data dir)",
     refuses="they differ: the rename that moves a failed `db/etcd` away would end with EXDEV, and copying it is not "

@@ -8,11 +8,11 @@ from k3s_ha_agent.preflight.results import About, Missing, known, passed, refuse
 from k3s_ha_agent.preflight.subject import Subject
 
 NAME = "slow-disk"
-FOR = frozenset({Kind.MIGRATE})
+FOR = frozenset({Kind.MIGRATE, Kind.JOIN})
 ABOUT = About(
     looks_at="the 99th percentile of fsync on the file system of `server/db`, measured with small writes as etcd makes "
     "them",
-    refuses="it is above `fsync_refuse` (100 ms), unless the request says `accept_slow_disk`",
+    refuses="it is above `fsync_refuse` (100 ms), unless the request (of a migration) says `accept_slow_disk`",
     warns="it is above `fsync_warn` (10 ms)",
     remedy="move `/var/lib/rancher` to an SSD; SD cards and eMMC cannot handle the load",
     facts="M12, M11, R11",
@@ -30,7 +30,8 @@ def check(subject: Subject) -> CheckResult:
             NAME,
             found,
             f"Up to {format_duration(settings.fsync_refuse)}: on a slower disk etcd loses its leader and k3s exits.",
-            f"Move {settings.data_dir} to a faster disk, or ask again with --accept-slow-disk",
+            f"Move {settings.data_dir} to a faster disk"
+            + ("" if subject.kind is Kind.JOIN else ", or ask again with --accept-slow-disk"),
         )
     if probe.p99 > settings.fsync_warn:
         return warned(

@@ -7,7 +7,7 @@ from k3s_ha_agent.preflight.results import About, passed, refused
 from k3s_ha_agent.preflight.subject import Subject
 
 NAME = "unfinished-operation"
-FOR = frozenset({Kind.MIGRATE, Kind.ROLLBACK})
+FOR = frozenset({Kind.MIGRATE, Kind.ROLLBACK, Kind.JOIN})
 ABOUT = About(
     looks_at="the records of operations",
     refuses="one is not finished",

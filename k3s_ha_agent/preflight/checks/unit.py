@@ -1,17 +1,19 @@
-"""k3s runs as a unit of systemd, and runs now."""
+"""k3s is a unit of systemd, and runs now; or, before a join, does not."""
 
 from __future__ import annotations
 
+from k3s_ha_agent.host.units import UnitState
 from k3s_ha_agent.model import CheckResult, Kind
 from k3s_ha_agent.preflight.results import About, known, passed, refused, warned
 from k3s_ha_agent.preflight.subject import Subject
 
 NAME = "unit"
-FOR = frozenset({Kind.MIGRATE, Kind.ROLLBACK})
+FOR = frozenset({Kind.MIGRATE, Kind.ROLLBACK, Kind.JOIN})
 ABOUT = About(
     looks_at="the unit's load, active and sub state, its queued job and its restart counter, over D-Bus",
-    refuses="the unit does not exist or is masked, is not `active (running)` (`auto-restart` is a crash loop), "
-    "or systemd has a job queued for it",
+    refuses="the unit does not exist or is masked, is not `active (running)` (`auto-restart` is a crash loop), or for "
+    "a "
+    "join does run, or systemd has a job queued for it",
     warns="systemd has restarted it by itself since it was last started on purpose",
     remedy="`systemctl status k3s`, mend what is wrong, `systemctl start k3s`",
     facts="M5, ten facts 10",
@@ -27,6 +29,8 @@ def check(subject: Subject) -> CheckResult:
             "k3s installed as a unit of systemd; the agent drives the unit and nothing else.",
             f"systemctl status {unit.name}; if k3s runs under another name, set unit: in /etc/k3s-ha-agent/config.yaml",
         )
+    if subject.kind is Kind.JOIN:
+        return _stopped(unit)
     if unit.active_state != "active" or unit.sub_state != "running":
         return refused(
             NAME,
@@ -35,12 +39,7 @@ def check(subject: Subject) -> CheckResult:
             f"journalctl -u {unit.name} -n 50; systemctl start {unit.name}",
         )
     if unit.job:
-        return refused(
-            NAME,
-            f"systemd has job {unit.job} queued for {unit.name}.",
-            "No job queued: somebody else is about to start or stop k3s.",
-            f"systemctl list-jobs; wait until {unit.name} has none",
-        )
+        return _job(unit)
     if unit.n_restarts:
         return warned(
             NAME,
@@ -49,3 +48,23 @@ def check(subject: Subject) -> CheckResult:
             f"journalctl -u {unit.name} | grep -E 'level=fatal|Main process exited'",
         )
     return passed(NAME, f"{unit.name} is active (running).")
+
+
+def _stopped(unit: UnitState) -> CheckResult:
+    if unit.active_state not in ("inactive", "failed"):
+        return refused(
+            NAME,
+            f"{unit.name} is {unit.active_state} ({unit.sub_state}).",
+            "k3s stopped: one that runs has a cluster already, if only its own.",
+            f"If it is of no use any more: systemctl disable --now {unit.name}; see the check empty-data-dir",
+        )
+    return _job(unit) if unit.job else passed(NAME, f"{unit.name} is installed and does not run.")
+
+
+def _job(unit: UnitState) -> CheckResult:
+    return refused(
+        NAME,
+        f"systemd has job {unit.job} queued for {unit.name}.",
+        "No job queued: somebody else is about to start or stop k3s.",
+        f"systemctl list-jobs; wait until {unit.name} has none",
+    )

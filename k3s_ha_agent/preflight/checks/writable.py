@@ -7,7 +7,7 @@ from k3s_ha_agent.preflight.results import About, known, passed, refused
 from k3s_ha_agent.preflight.subject import Subject
 
 NAME = "writable"
-FOR = frozenset({Kind.MIGRATE, Kind.ROLLBACK})
+FOR = frozenset({Kind.MIGRATE, Kind.ROLLBACK, Kind.JOIN})
 ABOUT = About(
     looks_at="`server/db`, the quarantine, the state dir, systemd's and k3s's drop-in directories: access(2)",
     refuses="one is on a read-only file system, is immutable, or is kept from the agent by its unit's sandbox",

@@ -26,6 +26,24 @@ def test_status(agent: Agent) -> None:
     assert scene.run("status", "-o", "json").json["node"]["live_keys"] == 1245
 
 
+def test_members(agent: Agent) -> None:
+    scene = agent(members=2)
+    result = scene.run("members")
+    assert result.code == 0
+    assert result.out.splitlines() == [
+        "MEMBER       NODE  ADDRESS     IS      ANSWERS  HEALTHY",
+        "n1-00000001  n1    10.99.0.11  leader  yes      yes",
+        "n2-00000002  n2    10.99.0.12  voter   yes      yes",
+        "2 servers: one failure stops the cluster, add a third.",
+    ]
+    assert scene.run("members", "-o", "json").json["quorum"]["needed"] == 2
+    assert "cluster     2 servers: one failure stops the cluster, add a third.\n" in scene.run("status").out
+
+
+def test_members_on_sqlite(agent: Agent) -> None:
+    assert agent().run("members").out == "This server runs on SQLite and stands alone.\n"
+
+
 def test_status_while_something_runs(agent: Agent) -> None:
     scene = agent(hold_at="start-k3s")
     assert scene.run("migrate", "--detach").code == 0
@@ -51,7 +69,7 @@ def test_preflight(agent: Agent, refused: bool) -> None:
 def test_preflight_for(agent: Agent) -> None:
     scene = agent()
     assert scene.run("preflight", "--for", "rollback").out.endswith("Nothing stands against a rollback.\n")
-    assert scene.run("preflight", "--for", "join").code == 1
+    assert scene.run("preflight", "--for", "join").code == 2
     assert scene.run("preflight", "--for", "lunch").code == 2
 
 

@@ -88,6 +88,51 @@ def test_failed_joins() -> None:
     assert bad("k3s-1.22.4/journal-join-mismatch.log") == [(7, "critical-mismatch"), (8, "exited")]
 
 
+PREPARING = 'level=fatal msg="starting kubernetes: preparing server: '
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        ("start managed database: joining etcd cluster: etcdserver: too many learner members in cluster",
+         "too-many-learners"),
+        ("start managed database: etcd cluster join failed: etcdserver: too many learner members in cluster",
+         "too-many-learners"),
+        ("start managed database: joining etcd cluster: etcdserver: unhealthy cluster", "cluster-unhealthy"),
+        ("start managed database: joining etcd cluster: duplicate node name found, please use a unique name for this "
+         "node", "duplicate-node"),
+        ("start managed database: etcd cluster join failed: context deadline exceeded", "join-timed-out"),
+        ("start managed database: joining etcd cluster: context deadline exceeded", "join-timed-out"),
+        ("start managed database: joining etcd cluster: dial tcp 10.99.0.11:2379: connect: no route to host",
+         "peers-unreachable"),
+        ("start managed database: etcd cluster join failed: something new", "join-failed"),
+        ("start managed database: joining etcd cluster: something new", "join-failed"),
+        ("token CA hash does not match the Cluster CA certificate hash: 1 != 2", "other-cluster"),
+        ("https://10.99.0.11:6443/v1-k3s/server-bootstrap: 401 Unauthorized", "wrong-token"),
+        ("https://10.99.0.11:6443/v1-k3s/server-bootstrap: 403 Forbidden", "wrong-token"),
+        ("https://10.99.0.11:6443/v1-k3s/server-bootstrap: 400 Bad Request", "target-on-sqlite"),
+        ('failed to get CA certs: Get "https://lb:6443/cacerts": x509: certificate is valid for n1, not lb',
+         "certificate-name"),
+        ('failed to get CA certs: Get "https://n1:6443/cacerts": EOF', "target-unreachable"),
+        ("failed to validate server configuration: critical configuration value mismatch between servers",
+         "critical-mismatch"),
+    ],
+)  # fmt: skip
+def test_joins_that_fail(words: str, name: str) -> None:
+    sign = classify(f'{PREPARING}{words}"')
+    assert isinstance(sign, BadSign)
+    assert sign.name == name
+    assert sign.sentence and sign.remedy
+
+
+def test_what_a_joining_server_waits_for_is_no_bad_sign() -> None:
+    for words in ("etcdserver: too many learner members in cluster", "etcdserver: unhealthy cluster"):
+        assert classify(f'level=info msg="Waiting to join etcd cluster: {words}"') is None
+    assert classify('E1123 07:03:13 1 x.go:1] "probe failed" err="dial tcp 10.42.0.3:80: no route to host"') is None
+    node = classify('level=fatal msg="Node password rejected, duplicate hostname or contents of …"')
+    assert isinstance(node, BadSign) and node.name == "node-password"
+
+
 @pytest.mark.parametrize(
     ("line", "name"),
     [

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from k3s_ha_agent.errors import NotImplementedYet
+from k3s_ha_agent.errors import InvalidBody
 from k3s_ha_agent.host.resources import FsyncProbe, Memory
 from k3s_ha_agent.host.units import Units
 from k3s_ha_agent.k3s import kine
@@ -57,7 +57,7 @@ async def test_everything_is_found_out_and_nothing_objects(running: Running) -> 
     subject = await gather(server.settings, units, Kind.MIGRATE)
     for field in dataclasses.fields(subject):
         # Of another kind; and there is no systemd-timedated on this bus.
-        if field.name not in ("members", "pre_image", "clock_synchronised"):
+        if field.name not in ("members", "pre_image", "clock_synchronised", "cluster", "joiner"):
             assert not isinstance(getattr(subject, field.name), Missing), getattr(subject, field.name)
     assert not isinstance(subject.kine, Missing)
     assert subject.kine.live_rows == 340, "the rows that are only in the WAL count"
@@ -265,8 +265,9 @@ async def test_the_inspector_asks_for_the_pre_image_and_hands_over_facts(running
     assert facts["live_rows"] is None and facts["node_name"] == "n1"
     results, facts = await inspector.examine(Kind.MIGRATE, accept_slow_disk=True, history=())
     assert facts["live_rows"] == 340 and len(asked) == 1
-    with pytest.raises(NotImplementedYet):
+    with pytest.raises(InvalidBody) as caught:
         await inspector.examine(Kind.JOIN, accept_slow_disk=False, history=())
+    assert "/v1/join" in caught.value.next_step and "dry_run" in caught.value.next_step
     assert len(asked) == 1, "nothing is looked at for what cannot be done"
     state = await inspector.survey()
     assert state.datastore is Datastore.SQLITE

@@ -1,0 +1,246 @@
+"""From a request to an operation that may begin: preflight, deadline, facts, and what must be confirmed."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from k3s_ha_agent.errors import InvalidBody, LostWritesNotConfirmed, PreflightFailed
+from k3s_ha_agent.k3s.layout import Layout
+from k3s_ha_agent.k3s.token import Token
+from k3s_ha_agent.model import (
+    CheckResult,
+    CheckStatus,
+    ClusterView,
+    Kind,
+    NodeState,
+    Operation,
+    StepRecord,
+    now,
+    to_json,
+)
+from k3s_ha_agent.operations import requests
+from k3s_ha_agent.operations.history import last_commitment
+from k3s_ha_agent.operations.lost_writes import lost_writes
+from k3s_ha_agent.operations.planner import Planner, forward_timeout
+from k3s_ha_agent.operations.threads import in_thread
+from k3s_ha_agent.settings import Settings
+
+JOIN_TIMEOUT_MIN = 300.0
+"""Seconds: a join waits for the leader's 15 s tick, and for a learner to be given five minutes (k3s-facts 4.5)."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Findings:
+    """What preflight found out: the checks, and the facts a plan needs."""
+
+    checks: tuple[CheckResult, ...]
+    facts: Mapping[str, Any]
+    """``node_name``, ``api_port``, ``k3s_version``, and by kind ``live_rows``, ``live_bytes``, ``fsync_p99`` or
+    ``target``, ``node_ip``."""
+
+
+class Inspector(Protocol):
+    """Looks at the node; ``k3s_ha_agent.preflight`` through ``__main__``."""
+
+    async def examine(
+        self,
+        kind: Kind,
+        *,
+        accept_slow_disk: bool,
+        history: Sequence[Operation],
+        target: tuple[str, Token] | None = None,
+    ) -> Findings:
+        """``target``: URL and token of the server a join goes to."""
+
+    async def survey(self) -> NodeState: ...
+
+    async def cluster(self) -> ClusterView: ...
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Draft:
+    """An operation as it would begin, and what was found on the way to it."""
+
+    operation: Operation
+    findings: Findings
+    token: str | None = dataclasses.field(default=None, repr=False)
+
+    @property
+    def refused(self) -> tuple[CheckResult, ...]:
+        return tuple(c for c in self.findings.checks if c.status is CheckStatus.REFUSED)
+
+    @property
+    def warned(self) -> tuple[CheckResult, ...]:
+        return tuple(c for c in self.findings.checks if c.status is CheckStatus.WARNED)
+
+    def require_passed(self) -> None:
+        """PreflightFailed with every check, when one of them refuses."""
+        if self.refused:
+            raise PreflightFailed(
+                f"{len(self.refused)} of {len(self.findings.checks)} checks refuse the {self.operation.kind}: "
+                + "; ".join(f"{c.name}: {c.found}" for c in self.refused),
+                next_step=self.refused[0].remedy,
+                checks=to_json(self.findings.checks),
+            )
+
+
+class Intake:
+    """Turns requests into drafts; changes nothing."""
+
+    def __init__(self, settings: Settings, planner: Planner, inspector: Inspector) -> None:
+        self._settings = settings
+        self._layout = Layout(settings.data_dir)
+        self._planner = planner
+        self._inspector = inspector
+
+    async def draft(
+        self, kind: Kind, request: requests.Request, *, operation_id: str, history: Sequence[Operation], boot_id: str
+    ) -> Draft:
+        """Look at the server and make the operation. InvalidBody, NotImplementedYet, Conflict."""
+        token = await self._token(request)
+        findings = await self._examine(kind, request, history, token)
+        facts = {**findings.facts, **self._undone(kind, history)}
+        facts["timeout"] = self._timeout(kind, request, findings)
+        operation = Operation(
+            id=operation_id,
+            kind=kind,
+            parameters=requests.parameters(request),
+            created_at=now(),
+            steps=(),
+            facts=facts,
+            boot_id=boot_id,
+        )
+        draft = Draft(operation, findings, token)
+        if draft.refused:
+            return draft  # what a plan needs may be missing
+        steps = tuple(StepRecord(step.name) for step in self._planner.plan(operation).steps)
+        return dataclasses.replace(draft, operation=dataclasses.replace(operation, steps=steps))
+
+    async def _token(self, request: requests.Request) -> str | None:
+        if not isinstance(request, requests.JoinRequest):
+            return None
+        if request.token is not None:
+            return request.token
+        path = Path(str(request.token_file))
+        try:
+            return (await in_thread(path.read_text)).strip()
+        except (OSError, UnicodeDecodeError) as error:
+            why = getattr(error, "strerror", None) or "it is not text"
+            raise InvalidBody(
+                f"token_file {path} cannot be read: {why}.",
+                next_step="The agent's sandbox shows it neither /root nor /home nor /tmp: put the file below "
+                "/etc/rancher, 0600, or send the token itself as token.",
+                key="token_file",
+            ) from error
+
+    async def _examine(
+        self, kind: Kind, request: requests.Request, history: Sequence[Operation], token: str | None
+    ) -> Findings:
+        if isinstance(request, requests.JoinRequest):
+            target = (request.server, Token.parse(token or ""))
+            found = await self._inspector.examine(kind, accept_slow_disk=False, history=history, target=target)
+            return waited_for(found) if request.on_conflict == "wait" else found
+        if isinstance(request, requests.RollbackRequest):
+            undone = last_commitment(history)
+            if undone is not None and undone.kind is Kind.JOIN:
+                requests.refuse_discard(request)
+                # Leaving is looked at by its first step, with the rest of the cluster: there is no pre-image to check.
+                known = ("node_name", "api_port", "k3s_version", "node_ip", "target", "unit_file_state_before")
+                return Findings((), {k: undone.facts[k] for k in known})
+            requests.refuse_keep(request)
+        slow = isinstance(request, requests.MigrateRequest) and request.accept_slow_disk
+        return await self._inspector.examine(kind, accept_slow_disk=slow, history=history)
+
+    def _undone(self, kind: Kind, history: Sequence[Operation]) -> dict[str, Any]:
+        """What a rollback has to know of the operation it undoes."""
+        undone = last_commitment(history)
+        if kind is not Kind.ROLLBACK or undone is None:
+            return {}
+        facts: dict[str, Any] = {"undoes": undone.id, "undoes_kind": undone.kind.value}
+        if undone.kind is Kind.MIGRATE:
+            facts |= {k: undone.facts[k] for k in ("sealed", "sealed_sha256")}
+        return facts
+
+    def _timeout(self, kind: Kind, request: requests.Request, findings: Findings) -> float:
+        stability = self._settings.stability_window if request.stability is None else request.stability
+        timeout = request.timeout
+        if timeout is None:
+            timeout = forward_timeout(
+                self._settings,
+                live_rows=int(findings.facts.get("live_rows") or 0),
+                live_bytes=int(findings.facts.get("live_bytes") or 0),
+                fsync_p99=float(findings.facts.get("fsync_p99") or 0.0),
+                stability=stability,
+            )
+            return max(timeout, JOIN_TIMEOUT_MIN) if kind is Kind.JOIN else timeout
+        if timeout <= stability:
+            raise InvalidBody(
+                f"timeout ({timeout:.0f} s) must be longer than stability ({stability:.0f} s), which is part of it.",
+                key="timeout",
+            )
+        return timeout
+
+    # --- rollback ----------------------------------------------------------------------------------
+
+    async def confirm_losses(self, request: requests.Request, operation: Operation) -> None:
+        """LostWritesNotConfirmed when going back would lose writes and nobody said so."""
+        if not isinstance(request, requests.RollbackRequest) or request.confirm_lost_writes:
+            return
+        if "sealed" not in operation.facts:
+            return
+        losses = await lost_writes(self._layout, Path(operation.facts["sealed"]))
+        if losses.total:
+            raise LostWritesNotConfirmed(
+                f"Going back would lose {losses.sentence()} ({losses.total} keys).",
+                next_step='Send {"confirm_lost_writes": true} (k3s-ha-agentctl rollback --writes discard '
+                "--confirm-lost-writes) if that is what you want.",
+                lost_keys=losses.total,
+                examples=list(losses.examples),
+            )
+
+    async def describe(self, draft: Draft) -> Mapping[str, Any]:
+        """A draft as the answer to a dry run."""
+        operation, facts = draft.operation, draft.findings.facts
+        result: dict[str, Any] = {
+            "kind": operation.kind.value,
+            "would_be_refused": bool(draft.refused),
+            "refused_by": [c.name for c in draft.refused],
+            "checks": to_json(draft.findings.checks),
+            "parameters": to_json(operation.parameters),
+            "steps": [],
+            "estimates": {
+                "live_keys": facts.get("live_rows"),
+                "live_bytes": facts.get("live_bytes"),
+                "fsync_p99_seconds": facts.get("fsync_p99"),
+                "timeout_seconds": operation.facts["timeout"],
+            },
+        }
+        if draft.refused:
+            return result
+        plan = self._planner.plan(operation)
+        after = plan.index(plan.commitment)
+        result["steps"] = [{"name": s.name, "after_commitment": n > after} for n, s in enumerate(plan.steps)]
+        if "sealed" in operation.facts:
+            losses = await lost_writes(self._layout, Path(operation.facts["sealed"]))
+            result["lost_writes"] = {"keys": losses.total, "sentence": losses.sentence()}
+        return result
+
+
+def waited_for(findings: Findings) -> Findings:
+    """A learner that is pending is no refusal for who is ready to wait: the first step of the join waits for it.
+
+    Its ports and its health are not what they will be either.
+    """
+    pending = {c.name for c in findings.checks if c.status is CheckStatus.REFUSED}
+    if "pending-learner" not in pending:
+        return findings
+    checks = tuple(
+        dataclasses.replace(c, status=CheckStatus.WARNED)
+        if c.status is CheckStatus.REFUSED and c.name in ("pending-learner", "server-ports", "members-healthy")
+        else c
+        for c in findings.checks
+    )
+    return dataclasses.replace(findings, checks=checks)

@@ -1,0 +1,143 @@
+"""The rest of the cluster, asked through another of its servers.
+
+Before the join the server token is all there is (``k3s/bootstrap.py``); afterwards this server has an
+admin certificate of its own, which every server of the cluster accepts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from k3s_ha_agent.errors import ApiserverError, ObjectNotFound, StepFailed, SupervisorError
+from k3s_ha_agent.k3s import bootstrap
+from k3s_ha_agent.k3s import token as tokens
+from k3s_ha_agent.k3s.apiserver import Apiserver, Node
+from k3s_ha_agent.k3s.etcd import Member
+from k3s_ha_agent.k3s.http_client import client_ssl
+from k3s_ha_agent.k3s.layout import Layout
+from k3s_ha_agent.k3s.supervisor import Supervisor
+from k3s_ha_agent.operations.threads import in_thread
+
+REMOVE = "etcd.k3s.cattle.io/remove"
+REMOVED = "etcd.k3s.cattle.io/removed-node-name"
+"""k3s removes the member when the first is ``"true"``, and says so in the second (k3s-facts 4.6)."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Peers:
+    """``url``: another server's supervisor and API server; ``token_file``: the token, 0600, ours."""
+
+    layout: Layout
+    url: str
+    token_file: Path
+    runtime_dir: Path
+    node_name: str
+
+    async def api(self) -> Apiserver:
+        """A client of the API server there; close it. ApiserverError, SupervisorError, TokenError."""
+        if await in_thread(self.layout.admin_cert.exists):
+            context = await in_thread(
+                client_ssl, str(self.layout.server_ca), str(self.layout.admin_cert), str(self.layout.admin_key)
+            )
+            return Apiserver(self.url, context)
+        return await bootstrap.admin(self.url, await self._token(), self.runtime_dir)
+
+    async def _token(self) -> tokens.Token:
+        path = self.token_file if await in_thread(self.token_file.exists) else self.layout.token_file
+        return tokens.Token.parse(await in_thread(path.read_text))
+
+    async def members(self) -> Sequence[Member]:
+        """etcd's members as the other server sees them. SupervisorError when it has no list."""
+        async with await Supervisor.of_peer(self.url, await self._token(), username="server") as supervisor:
+            found = await supervisor.db_info()
+        if found.http_status != 200:
+            raise SupervisorError(
+                f"{self.url} gives no list of etcd's members (HTTP {found.http_status}): {found.message}.",
+                http_status=found.http_status,
+            )
+        return found.members
+
+    def is_ours(self, member: Member, address: str) -> bool:
+        """Whether a member is this server: by its name (``<node>-<8 hex>``), or by its peer address
+        while it has not started and has no name yet."""
+        if member.name:
+            return member.name.rpartition("-")[0] == self.node_name
+        return any(f"//{address}:" in url or f"//[{address}]:" in url for url in member.peer_urls)
+
+    async def our_member(self, address: str) -> Member | None:
+        for member in await self.members():
+            if self.is_ours(member, address):
+                return member
+        return None
+
+    async def node(self) -> Node | None:
+        """This server's Node, None when the cluster has none. ApiserverError when it cannot be asked."""
+        async with await self.api() as api:
+            try:
+                return await api.node(self.node_name)
+            except ObjectNotFound:
+                return None
+
+    async def ask_removal(self) -> bool:
+        """Have k3s remove our member by annotating our Node; False when there is no Node to annotate."""
+        async with await self.api() as api:
+            try:
+                await api.patch_node(self.node_name, {"metadata": {"annotations": {REMOVE: "true"}}})
+            except ObjectNotFound:
+                return False
+        return True
+
+    async def withdraw_removal(self) -> None:
+        async with await self.api() as api:
+            try:
+                await api.patch_node(self.node_name, {"metadata": {"annotations": {REMOVE: None}}})
+            except ObjectNotFound:
+                return
+
+    async def delete_node(self) -> bool:
+        """Delete our Node and its password Secret, without hanging on the Node's finalizers; whether it is gone.
+
+        After the member was removed by annotation, nobody takes k3s's finalizer off any more ("Seen" 12), so it
+        is taken off here.
+        """
+        async with await self.api() as api:
+            await api.delete_node(self.node_name)
+            try:
+                node = await api.node(self.node_name)
+            except ObjectNotFound:
+                node = None
+            if node is not None:
+                await api.patch_node(self.node_name, {"metadata": {"finalizers": None}})
+            await self._delete_password(api)
+            try:
+                await api.node(self.node_name)
+            except ObjectNotFound:
+                return True
+        return False
+
+    async def _delete_password(self, api: Apiserver) -> None:
+        """The Secret that binds the node's name to a password (k3s-facts J5)."""
+        path = f"/api/v1/namespaces/kube-system/secrets/{self.node_name}.node-password.k3s"
+        try:
+            await api.ask("DELETE", path)
+        except ObjectNotFound:
+            return
+
+    async def gone(self, address: str) -> bool | None:
+        """True when the other server lists no member of ours; None when it lists one or does not answer."""
+        try:
+            return True if await self.our_member(address) is None else None
+        except (SupervisorError, ApiserverError):
+            return None
+
+
+def require_quorum_without(members: Sequence[Member], leaving: Member) -> None:
+    """StepFailed when the rest could not go on without ``leaving``."""
+    voters = [m for m in members if not m.is_learner and m.id != leaving.id]
+    if not voters:
+        raise StepFailed(
+            f"{leaving.name} is the last voter of its etcd cluster and cannot leave it.",
+            next_step="It is the cluster. To stop using etcd here, roll the migration back on the server that made it.",
+        )
