@@ -16,7 +16,7 @@ ARGS :=
 
 include packaging/packaging.mk
 
-.PHONY: help setup lab-root lint format unit newest standin dbus api crash soak lab demo test clean distclean
+.PHONY: help setup lab-root lint format unit newest standin dbus api crash soak lab bench demo test clean distclean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -58,6 +58,10 @@ soak: setup ## random kills, 200 rounds
 
 lab: lab-root ## whole servers with a real systemd; K3S_BIN=/path/to/k3s takes a real k3s
 	$(SUDO) $(PYTEST) tests/lab $(ARGS)
+
+bench: lab-root ## figures: API downtime against a migration by hand, idle memory, start time; asserts no time
+	@$(SUDO) $(PYTHON) -m tests.bench.downtime
+	@$(SUDO) $(PYTHON) -m tests.bench.idle
 
 demo: lab-root ## watch a server move to etcd, and a sabotaged one roll back by itself
 	@$(SUDO) $(PYTHON) -m tests.lab.demo

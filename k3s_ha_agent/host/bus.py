@@ -11,6 +11,10 @@ What is guarded against:
   proxies are kept and bounded in number, and there are two subscriptions per connection.
 * The shared connection of ``pydbus.SystemBus()`` ends the *process* when the bus goes away (Gio's
   exit-on-close). A private connection is made instead, and made again when it was lost.
+* A connection object is never freed. GDBus's own thread holds a lock of all connections while it waits for
+  Python's (it touches the reference count of a connection Python knows); freeing one waits for that lock
+  while holding Python's. The whole process would stand still, for ever. Seen: a garbage collection after
+  the bus had been restarted. It costs a few kB each time the bus is lost.
 * systemd sends signals only to clients that called ``Manager.Subscribe``, and forgets them when it is
   replaced on the bus: that is watched, and asked again.
 """
@@ -21,6 +25,7 @@ import asyncio
 import collections
 import concurrent.futures
 import contextlib
+import ctypes
 import threading
 import time
 from collections.abc import Callable
@@ -56,6 +61,7 @@ class Connection:
         self._manager: Any = None
         self._properties: collections.OrderedDict[str, Any] = collections.OrderedDict()
         self._bus = pydbus.connect(address)
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._bus.con))  # never freed, see above
         self._bus.con.set_exit_on_close(False)
         self._subscriptions = [
             self._bus.subscribe(

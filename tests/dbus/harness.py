@@ -9,6 +9,7 @@ Everything is ended by the context managers; if the test process is killed, the 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ctypes
 import json
@@ -23,6 +24,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from k3s_ha_agent.host.units import Units, UnitState
 
 HERE = Path(__file__).parent
 
@@ -46,6 +49,16 @@ def wait_until(condition: Callable[[], Any], what: str, timeout: float = 60.0) -
         if time.monotonic() > until:
             raise AssertionError(f"not seen within {timeout:g} s: {what}")
         time.sleep(0.02)
+
+
+async def until(units: Units, unit: str, condition: Callable[[UnitState], Any], timeout: float = 60.0) -> UnitState:
+    """Read a unit until its state is as wanted."""
+    async with asyncio.timeout(timeout):
+        while True:
+            state = await units.state(unit)
+            if condition(state):
+                return state
+            await asyncio.sleep(0.02)
 
 
 def _end(child: subprocess.Popen[bytes] | None) -> None:

@@ -5,6 +5,7 @@ Part of ``fake_systemd1.py``.
 
 from __future__ import annotations
 
+import ctypes
 import sys
 from typing import Any
 
@@ -95,6 +96,7 @@ class Bus:
     def _connect(self) -> None:
         flags = Gio.DBusConnectionFlags.AUTHENTICATION_CLIENT | Gio.DBusConnectionFlags.MESSAGE_BUS_CONNECTION
         self._connection = Gio.DBusConnection.new_for_address_sync(self._address, flags, None, None)
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._connection))  # never freed: k3s_ha_agent/host/bus.py
         self._connection.set_exit_on_close(False)
         self.subscribers.clear()
         self._registered.clear()

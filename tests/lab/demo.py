@@ -90,7 +90,9 @@ def sabotaged(lab: Lab) -> None:
     node = make_server(lab.node("n2"), rows=ROWS, faults=faults, speed=SPEED)
     before = look(node)
     count_sqlite(node)
-    say(f"k3s will be killed (SIGKILL) after {KILLED_AFTER} keys. By itself systemd would start it again 5 s later, and")
+    say(
+        f"k3s will be killed (SIGKILL) after {KILLED_AFTER} keys. By itself systemd would start it again 5 s later, and"
+    )
     say("  the node would be Ready, with the etcd role, on those keys alone.")
     code = command(node, "k3s-ha-agentctl", "migrate", "--yes")
     say(f"exit code {code}; {ROLLED_BACK} means: rolled back.")
@@ -100,7 +102,9 @@ def sabotaged(lab: Lab) -> None:
     count_sqlite(node)
     rows, users, now = kine_rows(node), others(node, before.keys), node.kine_live()
     same = sum(rows.get(number) == row for number, row in before.rows.items())
-    say(f"sqlite3: {same} of the {len(before.rows)} rows there were are there, in every column; of the {len(users)} live")
+    say(
+        f"sqlite3: {same} of the {len(before.rows)} rows there were are there, in every column; of the {len(users)} live"
+    )
     say(f"  keys k3s does not write by itself {sum(now.get(k) != v for k, v in users.items())} differ from before.")
     command(node, "k3s-ha-agentctl", "status")
     node.destroy()

@@ -106,5 +106,6 @@ class Disk:
 
     def remove_disk(self) -> None:
         """Forget all files. The node must be off."""
-        system.unmount_root(self.root)
+        if self.root.is_mount():
+            system.unmount_root(self.root)
         shutil.rmtree(self.directory)

@@ -68,8 +68,12 @@ class Lab:
         if not (len(name) == 2 and name[0] == "n" and name[1] in "123456789"):
             raise LabError(f"{name!r} is no name of a node: use n1 to n9.")
         node = Node(self, name, address=f"{NETWORK}.1{name[1]}")
+        try:
+            node.create()
+        except BaseException:
+            node.discard()
+            raise
         self.nodes[name] = node
-        node.create()
         return node
 
     def outside(
@@ -124,7 +128,10 @@ class Lab:
         system.ip(inside, "route", "add", "default", "via", f"{NETWORK}.1")
 
     def disconnect(self, node: Machine) -> None:
-        system.run(["ip", "netns", "delete", clean.namespace(self.id, node.name)])
+        """Undo ``connect``, as far as it came."""
+        # The link first: it would go with the namespace, but some time later, and its name is wanted again.
+        system.run(["ip", "-n", clean.namespace(self.id), "link", "delete", node.name], check=False)
+        system.run(["ip", "netns", "delete", clean.namespace(self.id, node.name)], check=False)
 
     def cut(self, node: Node) -> None:
         """Take the node off the network, as when its cable is pulled; ``mend`` puts it back."""

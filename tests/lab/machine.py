@@ -58,9 +58,13 @@ class Machine(Disk):
     def destroy(self) -> None:
         """Kill the node and forget its disk."""
         self.kill()
+        self.discard()
+        del self.lab.nodes[self.name]
+
+    def discard(self) -> None:
+        """Take away what ``create`` made, as far as it came."""
         self.remove_disk()
         self.lab.disconnect(self)
-        del self.lab.nodes[self.name]
 
     def renew(self) -> None:
         """Kill the node and give it a fresh disk, as if it had just been installed. It is not booted."""

@@ -127,6 +127,28 @@ def test_a_renewed_node_remembers_nothing(node: Node) -> None:
         assert not node.exists(path)
 
 
+def test_a_name_is_free_again_at_once(lab: Lab) -> None:
+    node = lab.node("n1")
+    network = f"--net={system.namespace_path(clean.namespace(lab.id, 'n1'))}"
+    # The kernel takes a namespace down some time after its last user is gone; this one keeps it for longer.
+    with subprocess.Popen(["nsenter", network, "sleep", "600"]) as user:
+        node.wait_for(lambda: user.pid in system.in_namespaces([clean.namespace(lab.id, "n1")]))
+        try:
+            node.destroy()
+            lab.node("n1").destroy()
+        finally:
+            user.kill()
+
+
+def test_a_node_that_cannot_be_made_is_not_in_the_way(lab: Lab) -> None:
+    system.ip(clean.namespace(lab.id), "link", "add", "n1", "type", "bridge")
+    with pytest.raises(LabError, match="exists"):
+        lab.node("n1")
+    # What was in the way went with the attempt.
+    assert "n1" not in lab.nodes and not (lab.directory / "n1").exists()
+    lab.node("n1").destroy()
+
+
 def test_the_data_directories_are_on_the_disk(node: Node) -> None:
     for directory in ("/var/lib/rancher", "/var/lib/k3s-ha-agent"):
         kind = node.exec(["findmnt", "--noheadings", "--output=FSTYPE", "--target", directory]).stdout.strip()
