@@ -259,6 +259,5 @@ def second_points(way: Way, seed: int) -> random.Random:
     return random.Random(f"{way.name} {seed}")
 
 
-
 def workers() -> int:
     return max(1, min(4, os.cpu_count() or 1))

@@ -90,7 +90,7 @@ class QuickNode:
         self.version = version
         self.speed = {"role_delay": 0.1, "heartbeat_interval": 0, "controller_tick": 0.05, **(speed or {})}
         self.change_faults(faults or {})
-        (self.root / "etc/config.yaml").write_text("write-kubeconfig-mode: \"0600\"\n")
+        (self.root / "etc/config.yaml").write_text('write-kubeconfig-mode: "0600"\n')
         self.bus = PrivateBus(self.root)
         self.systemd = FakeSystemd(self.root, self.bus)
         self.systemd.write_unit("k3s.service", K3S_UNIT.format(root=self.root))

@@ -106,7 +106,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     hit = sum(r.hit for r in results)
     again = [r.second for r in results if r.second]
     seconds = time.monotonic() - began
-    print(f"{hit} of {len(tasks)} interruptions hit; {again.count('hit')} of {len(again)} second ones. {seconds:.0f} s.")
+    print(
+        f"{hit} of {len(tasks)} interruptions hit; {again.count('hit')} of {len(again)} second ones. {seconds:.0f} s."
+    )
     for text in broken:
         print(f"\n{text}", file=sys.stderr)
     return 1 if broken or hit < len(tasks) else 0

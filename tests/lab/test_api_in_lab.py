@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import stat
 from collections.abc import Iterator
 
 import pytest
 
+from tests.lab import system
 from tests.lab.lab import Lab
 from tests.lab.node import AGENT, SOCKET, Answer, Node
 from tests.lab.scenarios import (
@@ -20,6 +23,7 @@ from tests.lab.scenarios import (
     begin,
     look,
     never_called_a_success,
+    on_etcd_with_all,
     on_sqlite_as_before,
     operate,
     records,
@@ -83,6 +87,32 @@ def test_aborted(server: Node, step: str) -> None:
     assert (answer.status, answer.json["code"]) == (409, "conflict")
     on_sqlite_as_before(server, before)
     never_called_a_success(server)
+
+
+def test_past_the_commitment_nothing_is_aborted(server: Node) -> None:
+    """etcd stands still from the commitment on, so that the tidying up takes a while."""
+    before = look(server)
+    operation = begin(server, stability="1s")
+    wait_for_step(server, "hold-still")
+    etcd = the_etcd_of(server)
+    wait_for_step(server, "commit", "done")
+    os.kill(etcd, signal.SIGSTOP)
+    try:
+        answer = server.api("POST", f"/v1/operations/{operation}/abort")
+    finally:
+        os.kill(etcd, signal.SIGCONT)
+    assert (answer.status, answer.json["code"]) == (409, "already-committed")
+    ended = wait_until_finished(server, operation)
+    assert (ended["outcome"], ended["reason"]) == ("succeeded", None)
+    on_etcd_with_all(server, before, ended)
+
+
+def the_etcd_of(node: Node) -> int:
+    """The process as this machine numbers it: it is a child of the node's k3s."""
+    leader = node.leader()
+    assert leader is not None
+    parents = [pid for pid in system.children(leader) if "server" in system.command_line(pid)]
+    return next(pid for parent in parents for pid in system.children(parent) if "etcd" in system.command_line(pid)[0])
 
 
 def test_the_same_request_again_is_the_same_operation(server: Node) -> None:

@@ -41,7 +41,7 @@ class Fault:
     """What must be named as failed: a fact that could not be proven, or the step that did not end."""
     says: str
     """Part of the reason people read."""
-    timeout: str = "60s"
+    options: tuple[str, ...] = ("--timeout", "60s")
 
 
 FAULTS = {
@@ -58,11 +58,11 @@ FAULTS = {
     "renamed-by-copying": Fault({"new_inode": True}, "copy-finished", "inode"),
     "no-bootstrap-key": Fault({"no_bootstrap_key": True}, "bootstrap-key", "bootstrap key"),
     "role-never-appears": Fault({"no_role": True}, "etcd-role", "etcd role"),
-    "hangs-before-the-copy": Fault({"hang_at": "before-copy"}, "copy-finished", "deadline", timeout="8s"),
-    "hangs-in-the-copy": Fault({"hang_at_key": 300}, "copy-finished", "deadline", timeout="8s"),
-    "api-never-ready": Fault({"api_never_ready": True}, "start-k3s", "deadline", timeout="8s"),
+    "hangs-before-the-copy": Fault({"hang_at": "before-copy"}, "copy-finished", "deadline", ("--timeout", "6s")),
+    "hangs-in-the-copy": Fault({"hang_at_key": 300}, "copy-finished", "deadline", ("--timeout", "6s")),
+    "api-never-ready": Fault({"api_never_ready": True}, "start-k3s", "deadline", ("--timeout", "6s")),
     "api-hangs-after-ready": Fault({"api_hang_after_ready": True}, "api-ready", "API server"),
-    "crashes-after-ready": Fault({"crash_after_ready": 1.5}, "", "k3s ended"),
+    "crashes-after-ready": Fault({"crash_after_ready": 1.5}, "", "k3s ended", ("--stability", "10s")),
     "out-of-etcd's-quota": Fault({"quota_backend_bytes": 200_000}, "copy-finished", "quota"),
 }
 
@@ -71,7 +71,7 @@ FAULTS = {
 def shared(lab: Lab) -> Iterator[SharedServer]:
     if lab.k3s_binary:
         pytest.skip("needs the stand-in k3s: a real one has no faults to order")
-    server = SharedServer(lab, agent={"role_timeout": "4s", "stability_window": "3s"})
+    server = SharedServer(lab, agent={"role_timeout": "4s", "stability_window": "1s"})
     yield server
     server.close()
 
@@ -87,7 +87,7 @@ def test_rolled_back_by_itself(server: Node, name: str) -> None:
     sabotage(server, **fault.faults)
     before = look(server)
 
-    code, operation = operate(server, "migrate", "--timeout", fault.timeout)
+    code, operation = operate(server, "migrate", *fault.options)
 
     assert (code, operation["outcome"], operation["committed"]) == (ROLLED_BACK, "rolled_back", False), operation
     assert operation["failed_evidence"], "the evidence that failed is not named"
@@ -132,7 +132,7 @@ def test_a_way_back_that_cannot_be_proven_is_said_aloud(server: Node) -> None:
     before = look(server)
     server.standin(faults={"exit_at": "before-ready"})
 
-    code, operation = operate(server, "migrate", "--timeout", "60s")
+    code, operation = operate(server, "migrate")
 
     assert (code, operation["outcome"]) == (ROLLBACK_FAILED, "rollback_failed")
     assert server.exists(GATE) and not server.exists(MEMBER_WAL)

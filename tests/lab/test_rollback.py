@@ -168,7 +168,6 @@ def test_what_is_not_built_yet_says_so(server: Node) -> None:
         ("/v1/rollback", {}, "keep"),
         ("/v1/rollback", {"writes": "keep"}, "keep"),
         ("/v1/migrate", {"method": "staged"}, "staged"),
-        ("/v1/join", {"server": "https://10.89.0.12:6443", "token_file": "/root/token"}, "Joining"),
     ):
         answer = server.api("POST", path, body)
         assert (answer.status, answer.json["code"]) == (501, "not-implemented"), answer.text
