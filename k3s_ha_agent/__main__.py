@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import functools
 import signal
 import sys
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ from k3s_ha_agent.k3s.layout import Layout
 from k3s_ha_agent.k3s.token import Token
 from k3s_ha_agent.model import ClusterView, Kind, NodeState, Operation
 from k3s_ha_agent.operations import peer_config, pre_image
+from k3s_ha_agent.operations.hand_over import hand_over
 from k3s_ha_agent.operations.history import last_migration
 from k3s_ha_agent.operations.intake import Findings
 from k3s_ha_agent.operations.manager import OperationManager
@@ -95,7 +97,8 @@ async def run(chosen: settings.Settings, journal: JournalSource, observer: Obser
     async with contextlib.AsyncExitStack() as stack:
         units = await stack.enter_async_context(Units(chosen.dbus_address))
         inspector = Inspector(NodeInspector(chosen, units, pre_image_of=find_pre_image))
-        manager = OperationManager(chosen, Planner(chosen, units, journal), inspector, observer)
+        planner = Planner(chosen, units, journal)
+        manager = OperationManager(chosen, planner, inspector, functools.partial(hand_over, units), observer)
         journal_read = asyncio.Event()
         api = ApiServer(
             manager,

@@ -34,8 +34,12 @@ def sync_file(path: Path) -> None:
 
 
 def make_directory(path: Path, mode: int = 0o700) -> None:
-    """Make a directory and its missing parents, each with ``mode``, durable. Safe to run twice."""
+    """Make a directory and its missing parents, each with ``mode``, durable. Safe to run twice.
+
+    One that is there is synced into its parent all the same: who made it may not have come to that.
+    """
     if path.is_dir():
+        sync_directory(path.parent)
         return
     make_directory(path.parent, mode)
     with contextlib.suppress(FileExistsError):
@@ -87,9 +91,10 @@ def rename(source: Path, target: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file. Safe to run twice."""
-    with contextlib.suppress(FileNotFoundError):
-        path.unlink()
+    """Remove a file, and what a ``write`` or ``copy`` to it left that was cut off. Safe to run twice."""
+    for name in (path, path.with_name(f".{path.name}.tmp")):
+        with contextlib.suppress(FileNotFoundError):
+            name.unlink()
     if path.parent.is_dir():
         sync_directory(path.parent)
 

@@ -153,6 +153,12 @@ class RecordUnreadable(AgentError):
     code, title = "record-unreadable", "A durable record of an operation cannot be read"
 
 
+class RecordNotWritten(AgentError):
+    """A durable record cannot be written, although it was tried for a while; nothing is done without one."""
+
+    code, title, status = "record-not-written", "A durable record of an operation cannot be written", 503
+
+
 # --- what the outside world did -----------------------------------------------------------------
 
 

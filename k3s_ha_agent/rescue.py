@@ -5,16 +5,23 @@ agent's unit, or by a person. Standard library only, and it shares no code with 
 the format of the record (``model.py``, format 1), because it must work when the agent's package is
 half upgraded, and without D-Bus (systemctl talks to PID 1 directly). Every act is safe to run twice.
 
+    rescue [STATE_DIR [GRACE]]
+
 Reads ``<state_dir>/operations/*/record.json`` and acts on records that are not committed, or whose
 rollback failed. Of such a record it uses ``rescue``:
 
 ``goal``             the datastore to bring back: ``sqlite`` or ``etcd``; ``none`` for a join
 ``unit``             the k3s unit; ``gate``, ``drop_in`` our files; ``drop_in_content`` for goal etcd
 ``db``               k3s's ``server/db``; ``quarantine`` where things are moved aside
-``sealed``, ``sealed_sha256``  the sealed pre-image, absent before it was sealed; ``inode`` of ``state.db`` then
+``sealed``, ``sealed_sha256``, ``inode``  the sealed pre-image and the inode of the ``state.db`` it was made of,
+                     absent before it was sealed
 ``token_file``, ``unit_file_state``  of a join: our token file, and whether the unit was enabled
 
-Exit status: 0 nothing to do or brought back, 1 not brought back.
+Of a record that is committed and not finished it only opens the gate: its data is not touched.
+What it did is told by the files themselves, so it does not depend on the record being written: when the disk takes
+none, the node is brought back all the same, that is said aloud, and a later run settles the record.
+
+Exit status: 0 nothing to do or brought back, 1 not brought back, or not recorded.
 """
 
 from __future__ import annotations
@@ -41,11 +48,19 @@ FORMAT = 1
 STATE_DIR = Path("/var/lib/k3s-ha-agent")
 LOCK_GRACE = 30.0
 """Seconds an agent that still holds the lock may take before it is taken for hung and killed."""
+PATIENCE = 900.0
+"""Seconds to wait for another rescue that is at work; it is never killed."""
 STOP_TIMEOUT = 90.0
 START_TIMEOUT = 300.0
+START_ATTEMPTS = 3
+START_PAUSE = 5.0
 LEAVE_LIMIT = 120.0
 """Seconds for a voter to leave its cluster."""
 TIMER = "k3s-ha-agent-rescue.timer"
+RESTORED = "restored-inode"
+"""In the quarantine of an operation: the inode of the pre-image that was put back, by us or by the agent."""
+LEFT_BY_A_WRITE = (".{}.tmp", ".{}.rescue")
+"""Names a write of the agent's or of ours has before it is complete."""
 
 
 class RescueError(Exception):
@@ -83,17 +98,38 @@ def write(path: Path, data: bytes, mode: int) -> None:
 
 
 def remove(path: Path) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        path.unlink()
+    """Remove a file, and what a write to it left that was cut off."""
+    for name in (path.name, *(pattern.format(path.name) for pattern in LEFT_BY_A_WRITE)):
+        with contextlib.suppress(FileNotFoundError):
+            path.with_name(name).unlink()
     if path.parent.is_dir():
         sync_directory(path.parent)
+
+
+def remove_directory_if_empty(path: Path) -> None:
+    with contextlib.suppress(OSError):  # not empty, or not there: somebody else's files
+        path.rmdir()
+        sync_directory(path.parent)
+
+
+def make_directory(path: Path) -> None:
+    """With its missing parents, durable; also when it is there, for an earlier run may not have come to that."""
+    if not path.is_dir():
+        make_directory(path.parent)
+        with contextlib.suppress(FileExistsError):
+            path.mkdir(mode=0o700)
+    sync_directory(path.parent)
 
 
 def move_aside(path: Path, quarantine: Path) -> None:
     """Rename into the quarantine under a free name; nothing when it is not there."""
     if not os.path.lexists(path):
+        # Moved by an earlier run, which may have ended before that was durable.
+        for directory in (quarantine, path.parent):
+            if directory.is_dir():
+                sync_directory(directory)
         return
-    quarantine.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_directory(quarantine)
     target, number = quarantine / path.name, 1
     while os.path.lexists(target):
         number += 1
@@ -121,49 +157,77 @@ def sha256_of(path: Path) -> str:
 
 @contextlib.contextmanager
 def locked(path: Path, grace: float = LOCK_GRACE) -> Iterator[None]:
-    """Hold the one lock. An owner that keeps it beyond ``grace`` seconds is hung, and is killed."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    """Hold the one lock. An agent that keeps it beyond ``grace`` seconds is hung, and is killed."""
+    fd = open_lock(path)
     try:
-        end = time.monotonic() + grace
-        killed = False
-        while True:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > end:
-                    if killed:
-                        raise RescueError(f"somebody else holds {path} and does not let go") from None
-                    kill_owner(path)
-                    killed, end = True, time.monotonic() + grace
-                time.sleep(0.2)
-        owner = {
-            "pid": os.getpid(),
-            "start_time": start_time(os.getpid()),
-            "boot_id": boot_id(),
-            "who": "rescue",
-            "since": utc_now(),
-        }
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, json.dumps(owner).encode(), 0)
-        os.fsync(fd)
+        wait_for_lock(fd, path, grace)
+        stamp(fd)
         yield
     finally:
         os.close(fd)
 
 
-def kill_owner(path: Path) -> None:
-    """SIGKILL to the process that stamped the lock, if it is still that process."""
+def open_lock(path: Path) -> int:
+    """flock(2) needs no right to write: on a read-only file system the file that is there serves as well."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+
+def wait_for_lock(fd: int, path: Path, grace: float) -> None:
+    began, killed = time.monotonic(), False
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            waited, owner = time.monotonic() - began, owner_of(path)
+            if owner.get("who") == "rescue":
+                if waited > PATIENCE:
+                    raise RescueError(f"another rescue (process {owner['pid']}) holds {path}") from None
+            elif waited > grace and killed:
+                raise RescueError(f"somebody else holds {path} and does not let go") from None
+            elif waited > grace:
+                kill(path, owner)
+                killed, began = True, time.monotonic()
+            time.sleep(0.2)
+
+
+def stamp(fd: int) -> None:
+    """Say who holds the lock. For people and for another rescue: a disk that does not take it must not stop us."""
+    owner = {
+        "pid": os.getpid(),
+        "start_time": start_time(os.getpid()),
+        "boot_id": boot_id(),
+        "who": "rescue",
+        "since": utc_now(),
+    }
+    try:
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, json.dumps(owner).encode(), 0)
+    except OSError as error:
+        say(f"the lock cannot be stamped: {error}")
+
+
+def owner_of(path: Path) -> dict[str, Any]:
+    """The stamp, if that very process runs still; empty when nobody who can be named holds the lock."""
     try:
         owner = json.loads(path.read_bytes())
-        pid, began, boot = int(owner["pid"]), int(owner["start_time"]), owner["boot_id"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RescueError(f"{path} is held, and does not say by whom ({error})") from error
-    if boot == boot_id() and start_time(pid) == began:
-        say(f"{owner.get('who', 'process')} {pid} holds the lock past the deadline; killing it")
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+        alive = owner["boot_id"] == boot_id() and start_time(int(owner["pid"])) == int(owner["start_time"]) != 0
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return dict(owner) if alive else {}
+
+
+def kill(path: Path, owner: dict[str, Any]) -> None:
+    """SIGKILL to the process that stamped the lock, if it is still that process."""
+    if not owner:
+        raise RescueError(f"{path} is held, and does not say by whom")
+    say(f"{owner.get('who', 'process')} {owner['pid']} holds the lock past the deadline; killing it")
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(int(owner["pid"]), signal.SIGKILL)
 
 
 def start_time(pid: int) -> int:
@@ -217,62 +281,116 @@ def stop(unit: str) -> None:
 
 
 def start(unit: str) -> None:
-    with contextlib.suppress(RescueError):
-        systemctl("reset-failed", unit)  # fails when there is nothing to reset
-    systemctl("start", unit, timeout=START_TIMEOUT)
-    state = show(unit, "ActiveState")
-    if state != "active":
-        raise RescueError(f"{unit} is {state} after its start")
+    """Start k3s, more than once when it dies on the way; it is behind the gate, so systemd does not."""
+    for attempt in range(1, START_ATTEMPTS + 1):
+        with contextlib.suppress(RescueError):
+            systemctl("reset-failed", unit)  # fails when there is nothing to reset
+        try:
+            systemctl("start", unit, timeout=START_TIMEOUT)
+            state = show(unit, "ActiveState")
+            if state != "active":
+                raise RescueError(f"{unit} is {state} after its start")
+            return
+        except RescueError as error:
+            if attempt == START_ATTEMPTS:
+                raise
+            say(f"{error}; trying again")
+            time.sleep(START_PAUSE)
 
 
 # --- bringing back ---------------------------------------------------------------------------------
 
 
-def bring_back_sqlite(rescue: dict[str, Any], restored: bool) -> None:
+def is_home(rescue: dict[str, Any]) -> bool:
+    """Whether the files are those the node came from, in place and whole, with the configuration for them.
+
+    SQLite is whole under its name when it is the very ``state.db`` that was sealed, or the one that was put back, and
+    no etcd was begun beside it: k3s's conversion begins with ``member/wal`` and ends by renaming ``state.db``.
+    """
+    db, drop_in = Path(rescue["db"]), Path(rescue["drop_in"])
+    wal_directory, state_db = db / "etcd" / "member" / "wal", db / "state.db"
+    if rescue["goal"] == "etcd":
+        wanted = rescue.get("drop_in_content")
+        configured = wanted is None or (drop_in.exists() and drop_in.read_text() == wanted)
+        kept = Path(rescue["quarantine"]) / "etcd"
+        return configured and wal_directory.exists() and not kept.exists() and not state_db.exists()
+    return not drop_in.exists() and sqlite_is_whole(rescue)
+
+
+def sqlite_is_whole(rescue: dict[str, Any]) -> bool:
+    db, quarantine = Path(rescue["db"]), Path(rescue["quarantine"])
+    if (db / "etcd" / "member" / "wal").exists() or not (db / "state.db").exists():
+        return False
+    if "sealed" not in rescue:
+        return True
+    inode = (db / "state.db").stat().st_ino
+    never_begun = not any(quarantine.glob("etcd*/member/wal"))
+    return inode == restored_inode(rescue) or (never_begun and inode == rescue.get("inode"))
+
+
+def restored_inode(rescue: dict[str, Any]) -> int:
+    try:
+        return int((Path(rescue["quarantine"]) / RESTORED).read_text())
+    except (FileNotFoundError, ValueError):
+        return 0
+
+
+def bring_back_sqlite(rescue: dict[str, Any]) -> None:
     """The sealed pre-image in place, etcd and its traces aside. k3s is stopped."""
     db, quarantine = Path(rescue["db"]), Path(rescue["quarantine"])
     state_db, wal_directory = db / "state.db", db / "etcd" / "member" / "wal"
+    temporary = db / ".state.db.rescue"
     drop_in = Path(rescue["drop_in"])
     remove(drop_in)
-    with contextlib.suppress(OSError):
-        drop_in.parent.rmdir()  # only when it is empty
-    began = wal_directory.exists() or any(quarantine.glob("etcd*/member/wal"))
-    if not began and state_db.exists() and state_db.stat().st_ino == rescue.get("inode"):
-        say("k3s never began to convert; its SQLite stays as it is")
+    remove_directory_if_empty(drop_in.parent)
+    remove(db / ".state.db.k3s-ha-agent")  # of an agent that was cut off
+    if "sealed" not in rescue and wal_directory.exists():
+        raise RescueError(f"{wal_directory} exists although the pre-image was never sealed; a person must look")
+    if sqlite_is_whole(rescue):
+        sync_directory(db)
+        remove(temporary)
+        say(f"{state_db} was not converted, or is back already; it stays as it is")
         return
     if "sealed" not in rescue:
-        if wal_directory.exists():
-            raise RescueError(f"{wal_directory} exists although the pre-image was never sealed; a person must look")
-        say("the pre-image was never sealed, so SQLite was never touched")
-        return
-    if restored and state_db.exists() and not wal_directory.exists():
-        say("the pre-image was already back in place")
-        return
+        raise RescueError(f"{state_db} is not there although the pre-image was never sealed; a person must look")
     sealed = Path(rescue["sealed"])
-    found = sha256_of(sealed)
-    if found != rescue["sealed_sha256"]:
-        raise RescueError(f"{sealed} is damaged: SHA-256 {found}, sealed was {rescue['sealed_sha256']}")
+    check(sealed, rescue["sealed_sha256"])
+    # Before anything is moved: a full disk then leaves everything where it was.
+    copy(sealed, temporary)
+    check(temporary, rescue["sealed_sha256"])
     move_aside(db / "etcd", quarantine)
     # state.db first: without it the gate refuses, and it must never lie there without its WAL.
     for name in ("state.db", "state.db.migrated", "state.db-wal", "state.db-shm"):
         move_aside(db / name, quarantine)
-    temporary = db / ".state.db.rescue"
-    shutil.copyfile(sealed, temporary)
-    temporary.chmod(0o644)
-    fd = os.open(temporary, os.O_RDONLY)
-    os.fsync(fd)
-    os.close(fd)
-    if sha256_of(temporary) != rescue["sealed_sha256"]:
-        raise RescueError("the copy of the pre-image differs from it right after it was written")
+    make_directory(quarantine)
+    write(quarantine / RESTORED, f"{temporary.stat().st_ino}\n".encode(), 0o600)
     temporary.rename(state_db)
     sync_directory(db)
     say(f"the sealed pre-image is back in {state_db}")
+
+
+def check(path: Path, sha256: str) -> None:
+    found = sha256_of(path)
+    if found != sha256:
+        raise RescueError(f"{path} is damaged: SHA-256 {found}, sealed was {sha256}")
+
+
+def copy(source: Path, target: Path) -> None:
+    """The data, with the mode k3s itself gives it; durable."""
+    shutil.copyfile(source, target)
+    target.chmod(0o644)
+    fd = os.open(target, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def bring_back_etcd(rescue: dict[str, Any]) -> None:
     """etcd's directory back in place, SQLite aside. k3s is stopped."""
     db, quarantine = Path(rescue["db"]), Path(rescue["quarantine"])
     kept, etcd = quarantine / "etcd", db / "etcd"
+    remove(db / ".state.db.k3s-ha-agent")  # of an agent that was cut off
     if kept.exists():
         if (etcd / "member" / "wal").exists():
             raise RescueError(f"both {etcd} and {kept} hold an etcd; a person must look")
@@ -280,17 +398,19 @@ def bring_back_etcd(rescue: dict[str, Any]) -> None:
             move_aside(db / name, quarantine / "sqlite")
         move_aside(etcd, quarantine / "empty-etcd")
         kept.rename(etcd)
-        sync_directory(db)
-        sync_directory(quarantine)
         say(f"etcd is back in {etcd}")
     if not (etcd / "member" / "wal").exists():
         raise RescueError(f"there is no etcd datastore in {etcd}")
+    sync_directory(db)
+    if quarantine.is_dir():
+        sync_directory(quarantine)
     if rescue.get("drop_in_content") is not None:
         drop_in = Path(rescue["drop_in"])
         if not drop_in.parent.is_dir():
             drop_in.parent.mkdir(parents=True)
             drop_in.parent.chmod(0o755)  # as the agent makes it, whatever our umask
         write(drop_in, rescue["drop_in_content"].encode(), 0o600)
+        remove_left_by_write(drop_in)
 
 
 def leave_etcd(unit: str, db: Path) -> None:
@@ -338,7 +458,7 @@ def ask_etcd(db: Path, what: str, body: dict[str, Any]) -> dict[str, Any]:
         raise OSError(error.read().decode(errors="replace")[:300]) from error
 
 
-def undo_join(path: Path, record: dict[str, Any], rescue: dict[str, Any]) -> None:
+def undo_join(rescue: dict[str, Any]) -> None:
     """This server as it was before it began to join.
 
     A voter leaves through its own etcd before k3s is stopped: the second voter of two would take the quorum with it
@@ -357,9 +477,6 @@ def undo_join(path: Path, record: dict[str, Any], rescue: dict[str, Any]) -> Non
     if rescue["unit_file_state"] not in ("enabled", "enabled-runtime", "static", "alias", "indirect"):
         systemctl("disable", rescue["unit"])
     open_gate(rescue)
-    reason = record.get("reason") or "The agent did not end the join before its deadline."
-    record.update(phase="undoing", reason=reason, rescue={})
-    save(path, record)
     say(
         "k3s is stopped and this server is as it was; start the agent, it removes what the cluster may still have of it"
     )
@@ -379,43 +496,53 @@ def restore_contexts(rescue: dict[str, Any]) -> None:
 def open_gate(rescue: dict[str, Any]) -> None:
     gate = Path(rescue["gate"])
     remove(gate)
-    with contextlib.suppress(OSError):
-        gate.parent.rmdir()  # only when it is empty
+    remove_directory_if_empty(gate.parent)
     systemctl("daemon-reload")
 
 
-def disarm() -> None:
-    """Stop the timer when it was not what started us: it would stand against the next operation."""
-    with contextlib.suppress(RescueError):  # gone already
-        systemctl("stop", TIMER)
+def keep_up(unit: str) -> None:
+    """Start k3s when it died behind the gate, whose Restart=no kept systemd from it."""
+    if show(unit, "ActiveState") == "failed":
+        start(unit)
 
 
-def bring_back(path: Path, record: dict[str, Any]) -> None:
-    """One operation, all the way; the record says at every moment how far it came."""
+def bring_back(record: dict[str, Any]) -> None:
+    """One operation, all the way."""
     rescue = record["rescue"]
-    unit = rescue["unit"]
-    say(f"bringing {unit} back (goal: {rescue['goal']}) for {record['kind']} {record['id']}")
-    if rescue["goal"] == "none":
-        undo_join(path, record, rescue)
+    unit, goal = rescue["unit"], rescue["goal"]
+    say(f"bringing {unit} back (goal: {goal}) for {record['kind']} {record['id']}")
+    if goal == "none":
+        undo_join(rescue)
         return
-    stop(unit)
-    seal_undone = any(s["name"] == "seal-pre-image" and s["status"] == "undone" for s in record["steps"])
-    if rescue["goal"] == "sqlite":
-        bring_back_sqlite(rescue, restored=seal_undone or rescue.get("restored", False))
+    if is_home(rescue) and show(unit, "ActiveState") == "active":
+        say(f"{unit} runs on {goal} already")
     else:
-        bring_back_etcd(rescue)
-    rescue["restored"] = True
-    save(path, record)
-    restore_contexts(rescue)
-    start(unit)
+        stop(unit)
+        if goal == "sqlite":
+            bring_back_sqlite(rescue)
+        else:
+            bring_back_etcd(rescue)
+        restore_contexts(rescue)
+        start(unit)
+    if not is_home(rescue):
+        raise RescueError(
+            f"{unit} was started on {goal} and has begun another datastore: look for cluster-init, server or "
+            "datastore-endpoint in its configuration, take it out, and start the rescue again"
+        )
     open_gate(rescue)
-    disarm()
-    end(path, record, "rolled_back", "brought back by the rescue")
-    say(f"{unit} runs on {rescue['goal']} again")
+    keep_up(unit)
+    say(f"{unit} runs on {goal} again")
 
 
 def save(path: Path, record: dict[str, Any]) -> None:
     write(path, json.dumps(record, indent=1, sort_keys=True).encode() + b"\n", 0o600)
+    remove_left_by_write(path)
+
+
+def remove_left_by_write(path: Path) -> None:
+    for pattern in LEFT_BY_A_WRITE:
+        with contextlib.suppress(FileNotFoundError):
+            path.with_name(pattern.format(path.name)).unlink()
 
 
 def end(path: Path, record: dict[str, Any], outcome: str, why: str) -> None:
@@ -435,6 +562,13 @@ def end(path: Path, record: dict[str, Any], outcome: str, why: str) -> None:
     save(path, record)
 
 
+def leave_to_agent(path: Path, record: dict[str, Any]) -> None:
+    """A join that was taken back here; what the rest of the cluster has of it is undone by the agent."""
+    reason = record.get("reason") or "The agent did not end the join before its deadline."
+    record.update(phase="undoing", outcome=None, reason=reason, rescue={})
+    save(path, record)
+
+
 # --- which operations ------------------------------------------------------------------------------
 
 
@@ -447,38 +581,76 @@ def needs_rescue(record: dict[str, Any]) -> bool:
     return record["outcome"] is None or record["outcome"] == "rollback_failed"
 
 
+def needs_opening(record: dict[str, Any]) -> bool:
+    """Committed, and the agent has not come to the tidying up: k3s is still behind the gate."""
+    return bool(record["committed"] and record["rescue"] and record["phase"] != "finished")
+
+
 def main(arguments: list[str]) -> int:
     state_dir = Path(arguments[0]) if arguments else STATE_DIR
+    grace = float(arguments[1]) if len(arguments) > 1 else LOCK_GRACE
     failed = False
     try:
-        with locked(state_dir / "lock"):
-            for path in sorted((state_dir / "operations").glob("*/record.json")):
+        with locked(state_dir / "lock", grace):
+            paths = sorted((state_dir / "operations").glob("*/record.json"))
+            for path in paths:
                 failed |= not rescue_one(path)
+            if not failed:
+                disarm()
     except (RescueError, OSError) as error:
         say(f"FAILED: {error}")
         return 1
+    say(f"looked at {len(paths)} operations below {state_dir}")
     return 1 if failed else 0
 
 
 def rescue_one(path: Path) -> bool:
-    """True when nothing was to do or the node was brought back; the failure is in the record otherwise."""
+    """True when nothing was to do or the node was brought back and that is recorded."""
     try:
         record = json.loads(path.read_bytes())
-        if not needs_rescue(record):
-            return True
+        back, gate = needs_rescue(record), needs_opening(record)
     except (OSError, ValueError, KeyError, TypeError, RescueError) as error:
         say(f"FAILED: {path} cannot be read ({type(error).__name__}: {error}); a person must look")
         return False
     try:
-        bring_back(path, record)
+        if gate:
+            say(f"{record['kind']} {record['id']} is committed; opening the gate, the agent tidies up the rest")
+            open_gate(record["rescue"])
+            keep_up(record["rescue"]["unit"])
+        if back:
+            bring_back(record)
     except (RescueError, OSError, KeyError) as error:
         say(
             f"FAILED for {record['id']}: {error}. The gate stays closed if k3s was not brought up. Nothing was deleted."
         )
-        with contextlib.suppress(OSError):  # the disk may be the very thing that failed
-            end(path, record, "rollback_failed", f"the rescue failed too: {error}")
+        return not_brought_back(path, record, error)
+    try:
+        if back and record["rescue"]["goal"] == "none":
+            leave_to_agent(path, record)
+        elif back:
+            end(path, record, "rolled_back", "brought back by the rescue")
+    except OSError as error:
+        say(
+            f"FAILED to record it: {error}. k3s was brought back; make room on, or repair, the file system of {path}, "
+            "then start the rescue again: it settles the record and leaves k3s alone."
+        )
         return False
     return True
+
+
+def not_brought_back(path: Path, record: dict[str, Any], error: Exception) -> bool:
+    try:
+        end(path, record, "rollback_failed", f"the rescue failed too: {error}")
+    except OSError as second:  # the disk may be the very thing that failed
+        say(f"FAILED to record that: {second}")
+    return False
+
+
+def disarm() -> None:
+    """Stop our own timer when it was not what started us: it would stand against the next operation."""
+    with contextlib.suppress(RescueError):
+        if show(TIMER, "ActiveState") == "active":
+            systemctl("stop", TIMER)
 
 
 if __name__ == "__main__":

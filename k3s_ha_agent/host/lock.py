@@ -10,6 +10,7 @@ boot. The file is never removed or replaced: a second process could then lock an
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import fcntl
 import json
@@ -48,10 +49,9 @@ class Lock:
     def release(self) -> None:
         if self._fd is not None:
             fd, self._fd = self._fd, None
-            try:
+            with contextlib.suppress(OSError):  # the stamp decides nothing, and the disk may be what has failed
                 os.ftruncate(fd, 0)
-            finally:
-                os.close(fd)
+            os.close(fd)
 
     def __enter__(self) -> Lock:
         return self

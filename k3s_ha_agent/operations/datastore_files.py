@@ -9,7 +9,6 @@ All of it blocks; steps call it in a thread, with k3s stopped.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 from pathlib import Path
@@ -19,6 +18,10 @@ from k3s_ha_agent.errors import StepFailed
 from k3s_ha_agent.k3s.layout import Layout
 
 CHUNK = 1024 * 1024
+TEMPORARY = ".state.db.k3s-ha-agent"
+"""In ``server/db``: the pre-image before it gets its name."""
+RESTORED = "restored-inode"
+"""In the quarantine of an operation: the inode of the pre-image that was put back. ``rescue.py`` knows it too."""
 
 
 def sha256_of(path: Path) -> str:
@@ -37,6 +40,10 @@ def move_aside(path: Path, quarantine: Path) -> bool:
     rename: OSError with EXDEV when the quarantine lies on another file system.
     """
     if not os.path.lexists(path):
+        # Moved by an earlier try, which may have ended before that was durable.
+        for directory in (quarantine, path.parent):
+            if directory.is_dir():
+                durable.sync_directory(directory)
         return False
     durable.make_directory(quarantine)
     target = quarantine / path.name
@@ -66,25 +73,28 @@ def retire_sqlite(layout: Layout, quarantine: Path) -> None:
 def put_back_sqlite(layout: Layout, sealed: Path, sha256: str, quarantine: Path) -> None:
     """Make ``state.db`` the sealed pre-image, without WAL and shared memory, etcd out of the way.
 
-    A stale WAL beside a restored ``state.db`` silently yields other data ("ten facts" 6). Raises
-    StepFailed when the sealed copy is not the one that was sealed; nothing was changed then.
+    A stale WAL beside a restored ``state.db`` silently yields other data ("ten facts" 6). The copy is made and
+    read back before anything is moved: a full disk then leaves everything where it was. Once it was put back it
+    is left alone, for k3s may have run on it since. Raises StepFailed when the sealed copy is not the one that
+    was sealed; nothing was changed then.
     """
+    if is_restored(layout, quarantine):
+        durable.sync_directory(layout.db)
+        return
     found = sha256_of(sealed)
     if found != sha256:
         raise StepFailed(
             f"The sealed pre-image {sealed} has SHA-256 {found}, sealed was {sha256}.",
             next_step="The pre-image is damaged; nothing was replaced. Keep the directory and look at the disk.",
         )
-    retire_etcd(layout, quarantine)
-    if layout.state_db.exists() and not _has_tail(layout) and sha256_of(layout.state_db) == sha256:
-        return
-    retire_sqlite(layout, quarantine)
-    temporary = layout.db / ".state.db.k3s-ha-agent"
-    with contextlib.suppress(FileNotFoundError):
-        temporary.unlink()
+    temporary = layout.db / TEMPORARY
     _copy(sealed, temporary)
     if sha256_of(temporary) != sha256:
         raise StepFailed(f"The copy of the pre-image in {layout.db} differs from it right after it was written.")
+    retire_etcd(layout, quarantine)
+    retire_sqlite(layout, quarantine)
+    durable.make_directory(quarantine)
+    durable.write(quarantine / RESTORED, f"{temporary.stat().st_ino}\n".encode())
     durable.rename(temporary, layout.state_db)
 
 
@@ -100,13 +110,50 @@ def conversion_began(layout: Layout, inode: int, quarantine: Path) -> bool:
     return not layout.state_db.exists() or layout.state_db.stat().st_ino != inode
 
 
-def _has_tail(layout: Layout) -> bool:
-    return layout.state_db_wal.exists() or layout.state_db_shm.exists()
+def state_of(layout: Layout) -> list[list[int] | None]:
+    """Inode, size and mtime (ns) of ``state.db`` and its WAL: whether k3s has written since. JSON values."""
+
+    def look(path: Path) -> list[int] | None:
+        try:
+            status = path.stat()
+        except FileNotFoundError:
+            return None
+        return [status.st_ino, status.st_size, status.st_mtime_ns]
+
+    return [look(layout.state_db), look(layout.state_db_wal)]
+
+
+def require_unchanged(layout: Layout, sealed_of: list[list[int] | None]) -> None:
+    """StepFailed when SQLite is not what the sealed pre-image was made of: rows would be lost by putting that back."""
+    if state_of(layout) != sealed_of:
+        raise StepFailed(
+            f"{layout.state_db} has changed since it was sealed: somebody ran k3s in the window.",
+            next_step="Nothing was converted; leave k3s alone until the operation has ended.",
+        )
+
+
+def is_restored(layout: Layout, quarantine: Path) -> bool:
+    """Whether ``state.db`` is the pre-image that this operation put back, agent or rescue, and k3s stayed on it.
+
+    By then k3s may have run on it: it is not the sealed file byte for byte any more, and must not be replaced.
+    """
+    if layout.etcd_member_wal.exists():
+        return False
+    try:
+        return layout.state_db.stat().st_ino == int((quarantine / RESTORED).read_text())
+    except (FileNotFoundError, ValueError):
+        return False
+
+
+def remove_temporary(layout: Layout) -> None:
+    """Remove what a restoration left that was cut off. Safe to run twice."""
+    if layout.db.is_dir():
+        durable.remove(layout.db / TEMPORARY)
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Copy the data, 0600, owned as the directory is; durable."""
-    fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    """Copy the data, owned by us as k3s's own; durable. Safe to run twice."""
+    fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with source.open("rb") as read, os.fdopen(fd, "wb") as written:
         while piece := read.read(CHUNK):
             written.write(piece)
@@ -119,6 +166,7 @@ def put_back_etcd(layout: Layout, quarantine: Path) -> None:
     """Undo ``retire_etcd``: SQLite out of the way, then etcd's directory back in one rename."""
     kept = quarantine / layout.etcd.name
     if not kept.exists():
+        durable.sync_directory(layout.db)  # moved back by an earlier try, perhaps not durably
         return
     if layout.etcd_member_wal.exists():
         raise StepFailed(

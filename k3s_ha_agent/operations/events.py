@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
+import structlog
+
 from k3s_ha_agent.model import Event, Operation, now
 from k3s_ha_agent.operations.journal import Journal
 
 KEPT_IN_MEMORY = 2000
 IDS_PER_LIFE = 1_000_000
+log = structlog.get_logger("k3s_ha_agent.operations")
 
 
 class EventBook:
@@ -56,7 +59,11 @@ class EventBook:
             events.append(event)
         del events[:-KEPT_IN_MEMORY]
         if event.type != "progress":
-            self._journal.append_event(operation.id, event)
+            try:
+                self._journal.append_event(operation.id, event)
+            except OSError as error:
+                # Not the record: nothing is decided by it, so nothing may fail for it.
+                log.warning(f"An event of {operation.id} cannot be written: {error}.", event_type=event.type)
         if event.type == "finished":
             self._finished.add(operation.id)
         waker = asyncio.ensure_future(self._wake())

@@ -73,7 +73,7 @@ def join_plan(
             HoldStill(health, Datastore.ETCD, stability),
             Commit("The join is committed: this server is a voter, seen from both ends."),
             DisarmRescue(units),
-            OpenGate(units, unit, systemd_dir),
+            OpenGate(units, unit, systemd_dir, settings.start_timeout),
             ReleaseLock(peers),
             ForgetToken(peers.token_file),
             DropOldQuarantine(layout),

@@ -21,6 +21,8 @@ class Journal:
 
     def __init__(self, state_dir: Path) -> None:
         self.directory = state_dir / "operations"
+        self._made: set[str] = set()
+        """Operations whose directory this process has made durable."""
 
     def record_path(self, operation_id: str) -> Path:
         return self.directory / operation_id / "record.json"
@@ -31,9 +33,15 @@ class Journal:
     def save(self, operation: Operation) -> None:
         """Replace the record; on return it survives a power failure. OSError when it cannot."""
         path = self.record_path(operation.id)
-        durable.make_directory(path.parent)
+        if operation.id not in self._made:
+            durable.make_directory(path.parent)
+            self._made.add(operation.id)
         text = json.dumps(operation_to_record(operation), indent=1, sort_keys=True)
         durable.write(path, text.encode() + b"\n")
+
+    def discard(self, operation_id: str) -> None:
+        """Take back the first record of an operation: it could not be made durable, and nobody was promised it."""
+        durable.remove(self.record_path(operation_id))
 
     def load(self, operation_id: str) -> Operation:
         """One record. NotFound, or RecordUnreadable when it is damaged or of another format."""

@@ -15,9 +15,12 @@ from typing import TypeVar
 from k3s_ha_agent.errors import ApiserverError, DeadlineExceeded, StepFailed, SystemdError
 from k3s_ha_agent.host import selinux
 from k3s_ha_agent.host.units import Units, UnitState
+from k3s_ha_agent.k3s import configuration
 from k3s_ha_agent.k3s.apiserver import Apiserver, Node
 from k3s_ha_agent.k3s.layout import Layout
+from k3s_ha_agent.model import Datastore
 from k3s_ha_agent.operations.threads import in_thread
+from k3s_ha_agent.settings import RESCUE_SERVICE
 
 T = TypeVar("T")
 ETCD_ROLE = "etcd"
@@ -44,8 +47,9 @@ class K3sHealth:
     layout: Layout
     api_port: int
     node_name: str
-
     k3s_config: Path
+    root: Path
+    """Prefix for the environment and configuration files that are only read; other than / in tests only."""
 
     async def restore_contexts(self) -> None:
         """What k3s is about to read gets the SELinux contexts it may read; nothing elsewhere."""
@@ -93,6 +97,51 @@ class K3sHealth:
         if state.invocation_id != invocation_id:
             raise StepFailed(f"{self.unit} was started again by somebody else (another invocation id).")
         return state
+
+
+async def require_dead(health: K3sHealth) -> None:
+    """StepFailed when k3s runs: files are moved only at rest."""
+    state = await health.state()
+    if state.main_pid != 0 or state.active_state not in ("inactive", "failed"):
+        raise StepFailed(
+            f"{health.unit} is {state.active_state} (pid {state.main_pid}): somebody started it in the window.",
+            next_step="Leave k3s alone until the operation has ended; see k3s-ha-agentctl operations.",
+        )
+
+
+LEADS_ELSEWHERE = ("server", "datastore-endpoint")
+"""Flags that make k3s leave ``state.db`` alone and begin or join another datastore (k3s-facts M4, M6)."""
+
+
+async def require_configuration(health: K3sHealth, goal: Datastore) -> None:
+    """StepFailed when k3s, started now, would not come up on ``goal``: somebody changed its configuration.
+
+    With ``member/wal`` there k3s looks at none of it ("ten facts" 1), but for ``cluster-reset`` (R7), so the rest is
+    asked for a start on SQLite files: to stay on them, or (goal etcd) to convert them.
+    ConfigurationError when the configuration cannot be read; k3s would not start with it either.
+    """
+    state = await health.state()
+    found = await in_thread(
+        configuration.read,
+        state.exec_start,
+        state.environment,
+        state.environment_files,
+        health.root,
+        health.k3s_config,
+        unit=health.unit,
+    )
+    wrong = [found.get(flag) for flag in LEADS_ELSEWHERE if not health.layout.etcd_member_wal.exists()]
+    if goal is Datastore.SQLITE and found.flag("cluster-init"):
+        wrong.append(found.get("cluster-init"))
+    if found.flag("cluster-reset"):
+        wrong.append(found.get("cluster-reset"))
+    said = [setting for setting in wrong if setting is not None and setting.value]
+    if said:
+        raise StepFailed(
+            f"Not starting k3s: {' and '.join(f'{s.flag} is set by {s.source}' for s in said)}; "
+            f"it would not come up on {goal}.",
+            next_step=f"Take it out there, then: systemctl start {RESCUE_SERVICE}",
+        )
 
 
 async def start_and_wait_active(health: K3sHealth, timeout: float) -> UnitState:

@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import secrets
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -18,7 +18,9 @@ from k3s_ha_agent.errors import (
     AlreadyCommitted,
     Conflict,
     IdempotencyKeyReused,
+    LockHeld,
     OperationInProgress,
+    RecordNotWritten,
     RecordUnreadable,
     Unavailable,
 )
@@ -33,13 +35,15 @@ from k3s_ha_agent.model import (
     Operation,
     Outcome,
     Phase,
+    StepStatus,
 )
 from k3s_ha_agent.operations import requests
-from k3s_ha_agent.operations.engine import Engine, LiveRun
+from k3s_ha_agent.operations.engine import Engine, describe
 from k3s_ha_agent.operations.events import EventBook
 from k3s_ha_agent.operations.history import list_backups
 from k3s_ha_agent.operations.intake import Draft, Inspector, Intake
 from k3s_ha_agent.operations.journal import Journal
+from k3s_ha_agent.operations.live_run import LiveRun
 from k3s_ha_agent.operations.plan import Observer
 from k3s_ha_agent.operations.planner import Planner
 from k3s_ha_agent.operations.resume import Action, Decision, decide
@@ -49,15 +53,28 @@ from k3s_ha_agent.settings import Settings
 log = structlog.get_logger("k3s_ha_agent.operations")
 LOCK_TIMEOUT = 600.0
 """Seconds to wait for a rescue that is at work when the agent starts."""
+SETTLE_PAUSE = 15.0
+"""Seconds between the tries to settle what could not be: the disk took no record, the lock was held."""
+HandOver = Callable[[Operation], Awaitable[None]]
+"""Have the rescue bring the node back from an operation; see ``hand_over.py``."""
 
 
 class OperationManager:
     """The operations of this server. Everything the API may ask for goes through here."""
 
-    def __init__(self, settings: Settings, planner: Planner, inspector: Inspector, observer: Observer | None = None):
+    def __init__(
+        self,
+        settings: Settings,
+        planner: Planner,
+        inspector: Inspector,
+        hand_over: HandOver,
+        observer: Observer | None = None,
+    ):
         self._settings = settings
         self._planner = planner
         self._inspector = inspector
+        self._hand_over = hand_over
+        self._handed_over: set[str] = set()
         self._intake = Intake(settings, planner, inspector)
         self._journal = Journal(settings.state_dir)
         self._events = EventBook(self._journal)
@@ -101,26 +118,57 @@ class OperationManager:
         deadline = operation.facts.get("deadline_boottime")
         passed = deadline is not None and time.clock_gettime(time.CLOCK_BOOTTIME) > float(deadline)
         plan = self._planner.plan(operation)
-        return decide(operation, plan, boot_id=self._boot_id, deadline_passed=passed)
+        interference = self._interference(operation)
+        return decide(operation, plan, boot_id=self._boot_id, deadline_passed=passed, interference=interference)
+
+    def _interference(self, operation: Operation) -> str:
+        """What was done behind the back of the record, by a rescue that could not write it or by a person."""
+        if operation.id in self._handed_over:
+            return "was handed over to the rescue"
+        closed = any(s.name == "close-gate" and s.status is StepStatus.DONE for s in operation.steps)
+        return "lost its gate" if closed and not self._settings.gate.exists() else ""
 
     def resume(self, unfinished: list[tuple[Operation, Decision]]) -> None:
         """Go on with, or undo, what an earlier agent left."""
-        if unfinished:
-            self._task = asyncio.create_task(self._resume_all(unfinished), name="resume")
+        names = [operation.id for operation, _ in unfinished]
+        if names:
+            self._task = asyncio.create_task(self._settle(names), name="resume")
 
-    async def _resume_all(self, unfinished: list[tuple[Operation, Decision]]) -> None:
-        held = await self._lock(LOCK_TIMEOUT)
+    async def _settle(self, unfinished: Sequence[str]) -> None:
+        """Go on with each operation, again and again until it has ended."""
+        while True:
+            for operation_id in unfinished:
+                await self._settle_one(operation_id)
+            unfinished = [i for i in unfinished if self._known[i].outcome is None]
+            if not unfinished:
+                return
+            await asyncio.sleep(SETTLE_PAUSE)
+
+    async def _settle_one(self, operation_id: str) -> None:
         try:
-            for stale, _ in unfinished:
+            held = await self._lock(LOCK_TIMEOUT)
+            try:
                 # The rescue may have ended it while we waited for the lock.
-                operation = await in_thread(self._journal.load, stale.id)
-                self._known[operation.id] = operation
+                operation = await in_thread(self._journal.load, operation_id)
+                self._known[operation_id] = operation
                 self._events.settle(operation)
                 decision = self._decide(operation)
                 if decision.action is not Action.NOTHING:
                     await self._resume(operation, decision)
-        finally:
-            held.release()
+            finally:
+                held.release()
+        except Exception as error:  # noqa: BLE001 - said aloud; the rescue, and the next try, bring the node back
+            await self._stuck(self._known[operation_id], error)
+
+    async def _stuck(self, operation: Operation, error: Exception) -> None:
+        """It cannot be gone on with: a disk that takes no record, a lock that stays held, or a bug."""
+        bug = None if isinstance(error, AgentError | OSError) else error
+        log.critical(f"{operation.kind} {operation.id} stopped: {describe(error)}", exc_info=bug)
+        if operation.outcome is not None or operation.committed or not operation.rescue:
+            return
+        if operation.id not in self._handed_over and not isinstance(error, LockHeld):
+            self._handed_over.add(operation.id)
+            await self._hand_over(operation)
 
     async def _resume(self, operation: Operation, decision: Decision) -> None:
         plan = self._planner.plan(operation)
@@ -143,8 +191,7 @@ class OperationManager:
                     f"Stopping in the middle of {run.kind} {run.id}; the next start of the agent goes on with it."
                 )
             self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await asyncio.wait({self._task})
 
     # --- what the API asks -------------------------------------------------------------------
 
@@ -249,10 +296,8 @@ class OperationManager:
             )
             held = await self._lock(0.0)
             try:
-                if draft.token is not None:
-                    await in_thread(self._keep_token, operation_id, draft.token)
-                # From here the operation exists: a crash now leaves a record that is rolled back.
-                await in_thread(self._journal.save, operation)
+                # From here the operation exists: a crash now leaves a record that the next start goes on with.
+                await self._write_first_record(operation, draft.token)
             except BaseException:
                 held.release()
                 raise
@@ -263,6 +308,24 @@ class OperationManager:
             return run.operation, False
         finally:
             self._preparing = None
+
+    async def _write_first_record(self, operation: Operation, token: str | None) -> None:
+        """When it cannot be made durable the caller is told so, and no later start may go on with it."""
+        try:
+            if token is not None:
+                await in_thread(self._keep_token, operation.id, token)
+            await in_thread(self._journal.save, operation)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                await in_thread(self._journal.discard, operation.id)
+                await in_thread(durable.remove, self._planner.token_path(operation.id))
+            raise self._not_written(f"The {operation.kind} was not begun: its record", error) from error
+
+    def _not_written(self, what: str, error: OSError) -> RecordNotWritten:
+        return RecordNotWritten(
+            f"{what} cannot be written ({error}).",
+            next_step=f"Make room on, or repair, the file system of {self._settings.state_dir}.",
+        )
 
     async def _draft(self, kind: Kind, request: requests.Request, operation_id: str) -> Draft:
         history = self._newest_first()
@@ -313,7 +376,10 @@ class OperationManager:
     # --- running it ------------------------------------------------------------------------------
 
     async def _lock(self, timeout: float) -> Lock:
-        return await acquire(self._settings.state_dir / "lock", "agent", timeout)
+        try:
+            return await acquire(self._settings.state_dir / "lock", "agent", timeout)
+        except OSError as error:
+            raise self._not_written("The lock", error) from error
 
     def _begin(self, operation: Operation) -> LiveRun:
         run = self._engine.live(operation)
@@ -328,16 +394,12 @@ class OperationManager:
 
     async def _drive(self, run: LiveRun, held: Lock) -> None:
         try:
-            run.decide(f"Beginning {run.operation.kind} {run.operation.id} for {run.operation.requested_by}.")
-            await self._engine.run(self._planner.plan(run.operation), run)
-        except AgentError:
-            raise
-        except Exception:
-            # The engine handles what steps do wrong; what arrives here is a bug or a disk that does
-            # not take the record. The record on disk stays unfinished: the rescue and the next
-            # start of the agent bring the node back.
-            log.critical(f"{run.operation.id} stopped unexpectedly and will be undone.", exc_info=True)
-            raise
-        finally:
-            self._end(run)
-            held.release()
+            try:
+                run.decide(f"Beginning {run.operation.kind} {run.operation.id} for {run.operation.requested_by}.")
+                await self._engine.run(self._planner.plan(run.operation), run)
+            finally:
+                self._end(run)
+                held.release()
+        except Exception as error:  # noqa: BLE001 - the engine handles what steps do wrong; this is worse
+            await self._stuck(run.operation, error)
+            await self._settle([run.operation.id])

@@ -42,6 +42,7 @@ class Planner:
             int(facts["api_port"]),
             str(facts["node_name"]),
             self._settings.k3s_config,
+            self._settings.root,
         )
         stability = parameters.get("stability")
         stability_window = self._settings.stability_window if stability is None else parse_duration(str(stability))

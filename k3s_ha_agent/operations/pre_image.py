@@ -43,6 +43,7 @@ def copy_tree(sources: Iterable[Path], backup: Path) -> None:
                 with contextlib.suppress(FileNotFoundError):
                     target.unlink()
                 target.symlink_to(path.readlink())
+                durable.sync_directory(target.parent)
             else:
                 durable.copy(path, target)
 
@@ -108,6 +109,15 @@ def verify(backup: Path) -> Mapping[str, Any]:
         if found.get("sha256") != described.get("sha256") or found.get("link") != described.get("link"):
             raise StepFailed(f"{backup / name} of the pre-image is not what its manifest says.")
     return about
+
+
+def remove_temporary(backup: Path) -> None:
+    """Remove what a backup left that was cut off: nothing of it is needed, and it holds Secrets."""
+    for path in backup.glob(".*"):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            durable.remove(path)
 
 
 def free(backup: Path) -> None:

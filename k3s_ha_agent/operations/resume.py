@@ -37,8 +37,13 @@ def current_step(operation: Operation) -> str | None:
     return None
 
 
-def decide(operation: Operation, plan: Plan, *, boot_id: str, deadline_passed: bool) -> Decision:
-    """The row of the table that fits the record."""
+def decide(
+    operation: Operation, plan: Plan, *, boot_id: str, deadline_passed: bool, interference: str = ""
+) -> Decision:
+    """The row of the table that fits the record.
+
+    ``interference``: words for what others did meanwhile that forbids going on ("lost its gate").
+    """
     name = f"{operation.kind} {operation.id}"
     step_name = current_step(operation)
     if operation.outcome is not None and operation.outcome is not Outcome.SUCCEEDED:
@@ -58,6 +63,8 @@ def decide(operation: Operation, plan: Plan, *, boot_id: str, deadline_passed: b
         return Decision(Action.ROLL_BACK, f"{name} was cut off by a reboot before its commitment; rolling back.")
     if deadline_passed:
         return Decision(Action.ROLL_BACK, f"{name} is past its deadline; rolling back.")
+    if interference:
+        return Decision(Action.ROLL_BACK, f"{name} {interference}; rolling back.")
     if step_name is None:
         return Decision(Action.ROLL_BACK, f"{name} has no step left and no commitment; rolling back.")
     if [record.name for record in operation.steps] != [step.name for step in plan.steps]:

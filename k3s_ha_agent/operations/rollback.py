@@ -57,7 +57,7 @@ def plan(
                 timeout=timeout,
                 undo_timeout=settings.undo_timeout,
             ),
-            CloseGate(units, layout, unit, systemd_dir),
+            CloseGate(units, layout, unit, systemd_dir, start_timeout=settings.start_timeout),
             StopK3s(health, Datastore.ETCD, settings.stop_timeout, settings.start_timeout),
             DisableEtcd(drop_in),
             RetireEtcd(health, settings.stop_timeout),
@@ -67,7 +67,7 @@ def plan(
             HoldStill(health, Datastore.SQLITE, stability),
             Commit("Proven: k3s runs on the SQLite from before the migration. Committing the rollback."),
             DisarmRescue(units),
-            OpenGate(units, unit, systemd_dir),
+            OpenGate(units, unit, systemd_dir, settings.start_timeout),
             DropOldQuarantine(layout),
         ),
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -33,7 +33,19 @@ async def _join(work: asyncio.Future[T], cancel: threading.Event | None) -> T:
     except asyncio.CancelledError:
         if cancel is not None:
             cancel.set()
-        await asyncio.wait({work})
+        await until_done(work)
         if not work.cancelled():
             work.exception()  # it is the cancellation that is reported
         raise
+
+
+async def until_done(work: asyncio.Future[Any]) -> None:
+    """Wait for its end, whatever happens; a cancellation that comes meanwhile is raised afterwards."""
+    cancelled: asyncio.CancelledError | None = None
+    while not work.done():
+        try:
+            await asyncio.wait({work})
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled

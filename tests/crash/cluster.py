@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.crash.quick_node import STANDIN, QuickNode
+from tests.crash.quick_node import STANDIN, QuickNode, shared_bytecode
 from tests.standin.networks import machines
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -29,6 +29,7 @@ Description=k3s
 [Service]
 Type=notify
 Environment=K3S_STANDIN_CONFIG={{root}}/standin.yaml
+Environment=PYTHONPYCACHEPREFIX={{bytecode}}
 ExecStart={STANDIN} server --data-dir {{root}}/k3s --config {{root}}/etc/config.yaml --node-name {{name}} \\
   --node-ip {{address}}
 KillMode=process
@@ -48,7 +49,7 @@ class ClusterNode(QuickNode):
         super().__init__(speed=speed, **options)
         self.name, self.address = name, address
         self._namespace = next(word.partition("=")[2] for word in enter if word.startswith("--net="))
-        text = UNIT.format(root=self.root, name=name, address=address)
+        text = UNIT.format(root=self.root, bytecode=shared_bytecode(), name=name, address=address)
         self.systemd.write_unit("k3s.service", text)
         self.config.write_text(self.config.read_text() + "start_timeout: 60s\n")
 
@@ -71,10 +72,6 @@ class ClusterNode(QuickNode):
     def url(self) -> str:
         return f"https://{self.address}:6443"
 
-    @property
-    def drop_in(self) -> Path:
-        return self.root / "etc/config.yaml.d/zz-k3s-ha-agent.yaml"
-
     def start(self) -> None:
         """The bus and systemd; k3s only where it has something to run on."""
         self.bus.start()
@@ -83,9 +80,13 @@ class ClusterNode(QuickNode):
         if (self.db / "state.db").exists():
             self.systemctl("start", "k3s.service")
 
-    def start_agent(self, die_at: int | None = None, *, wait: bool = True) -> None:
+    def start_agent(self, die: int | str | None = None, **options: Any) -> None:
         with self.network():
-            super().start_agent(die_at, wait=wait)
+            super().start_agent(die, **options)
+
+    def run_rescue(self, *arguments: Any, **options: Any) -> subprocess.CompletedProcess[str]:
+        with self.network():
+            return super().run_rescue(*arguments, **options)
 
     def etcd_keys(self) -> dict[bytes, bytes]:
         with self.network():

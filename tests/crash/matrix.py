@@ -1,109 +1,106 @@
-"""The crash matrix: the agent killed at every point the engine passes, then started again, then looked at.
+"""The crash matrix: the agent killed at every point the engine passes, then what comes afterwards, then a look.
 
-A way is an operation that goes a known way (forward, or back because of a fault). It is walked once undisturbed to
-learn its points; then once for each chosen point with a SIGKILL there, and, for some, with a second SIGKILL in the
-resumption. New plans and new steps are covered by construction: the points are learnt, not listed.
+Each way (ways.py) is walked once undisturbed to learn its points. Then it is walked
+
+* once for each chosen point with a SIGKILL there, afterwards (``AFTERWARDS``) the agent started again, perhaps to
+  die once more; or the power failing and returning; or the rescue alone, at once;
+* once as a *relay*: one operation in which an agent dies at every act once, the next one going on.
+
+Nodes are used again as long as they are left as they should be: a node is a thread's, ``Station`` keeps it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import fcntl
-import os
-import random
-import shutil
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from tests.crash.quick_node import WRITTEN_BY_ITSELF, QuickNode, quick_node, wait_for
+from tests.crash.datastores import Keys
+from tests.crash.look import Broken, look, one_datastore, rest_is_quiet
+from tests.crash.quick_node import ADDRESS, QuickNode, quick_node, wait_for
+from tests.crash.ways import Way, bring
+from tests.standin.networks import own_network
 
-WAIT = "/v1/operations/{}/wait?timeout=90s"
+AFTERWARDS = ("agent", "reboot", "rescue")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Way:
-    """An operation and how it is to end when nobody kills the agent."""
+class Death:
+    """Where one walk dies, and what comes afterwards."""
 
-    name: str
-    kind: str
-    body: Mapping[str, object]
-    ends: str
-    faults: Mapping[str, object] = dataclasses.field(default_factory=dict)
-    settings: Mapping[str, object] = dataclasses.field(default_factory=dict)
-    after_migration: bool = False
-    """The operation begins on a server that has been migrated."""
-    faults_later: bool = False
-    """The faults are switched on only when the operation begins (after the migration)."""
-
-
-WAYS: tuple[Way, ...] = (
-    Way("migrate forward", "migrate", {"timeout": "60s"}, "succeeded"),
-    Way(
-        "migrate back",
-        "migrate",
-        {"timeout": "60s"},
-        "rolled_back",
-        faults={"skip_key_number": 200},
-    ),
-    Way(
-        "rollback forward",
-        "rollback",
-        {"writes": "discard", "confirm_lost_writes": True, "timeout": "60s"},
-        "succeeded",
-        after_migration=True,
-    ),
-    Way(
-        "rollback back",
-        "rollback",
-        {"writes": "discard", "confirm_lost_writes": True, "timeout": "60s"},
-        "rolled_back",
-        faults={"exit_at": "sqlite-open"},
-        after_migration=True,
-        faults_later=True,
-    ),
-)
+    way: Way
+    point: str
+    number: int
+    afterwards: str = "agent"
+    second: int | None = None
+    """The second agent dies at its n-th point."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Result:
     way: str
+    afterwards: str
     point: str
-    number: int
     hit: bool
     second: str | None
     outcome: str
 
 
-class Broken(AssertionError):
-    """The promise does not hold."""
+class Station:
+    """A thread's node. ``at`` gives it, brought to where a way begins; after a failure a new one is made."""
+
+    def __init__(self, make: Callable[[], contextlib.AbstractContextManager[QuickNode]] = quick_node) -> None:
+        self._make = make
+        self._stack = contextlib.ExitStack()
+        self._node: QuickNode | None = None
+
+    @contextlib.contextmanager
+    def at(self, way: Way) -> Iterator[QuickNode]:
+        if self._node is None:
+            self._node = self._stack.enter_context(self._make())
+        node = self._node
+        try:
+            bring(node, way.begins_on)
+            yield node
+            node.trace.unlink(missing_ok=True)
+        except BaseException:
+            sys.stderr.write(node.diagnosis())
+            self.close()
+            raise
+
+    def close(self) -> None:
+        self._node = None
+        self._stack.close()
+
+    def prefers(self, way: Way) -> bool:
+        """Whether the node is where the way begins already."""
+        return self._node is not None and self._node.on_etcd() == (way.begins_on == "etcd")
 
 
-def prepare(node: QuickNode, way: Way) -> dict[bytes, bytes]:
-    """Bring the node to where the way begins; the keys it has there."""
-    before = node.sqlite_keys()
-    if way.after_migration:
-        node.start_agent()
-        operation = node.begin("migrate", {"timeout": "60s"})
-        status, answer = node.api("GET", WAIT.format(operation), timeout=100)
-        assert (status, answer["outcome"]) == (200, "succeeded"), answer
-        node.stop_agent()
-        node.trace.unlink()
-    if way.faults_later:
-        node.change_faults(way.faults)
-    return before
+@contextlib.contextmanager
+def station() -> Iterator[Station]:
+    """For the calling thread, in a network of its own."""
+    with own_network(ADDRESS):
+        mine = Station()
+        try:
+            yield mine
+        finally:
+            mine.close()
 
 
-def learn(way: Way) -> list[str]:
+def learn(place: Station, way: Way) -> list[str]:
     """Walk the way undisturbed; the points it passes."""
-    with quick_node(faults={} if way.faults_later else way.faults, settings=way.settings) as node:
-        before = prepare(node, way)
+    with place.at(way) as node:
+        before = node.keys()
         node.start_agent()
-        operation = node.begin(way.kind, way.body)
-        status, answer = node.api("GET", WAIT.format(operation), timeout=100)
-        assert status == 200 and answer["outcome"] == way.ends, answer
+        operation = way.begin(node)
+        ended = node.finish(operation)
         node.stop_agent()
-        look(node, way, before)
+        if ended["outcome"] != way.ends:
+            raise Broken(f"{way.name} ended as {ended['outcome']}: {ended['reason']}")
+        look(node, way, before, operation)
         return node.trace_text().splitlines()
 
 
@@ -113,151 +110,111 @@ def choose(points: Sequence[str], every_record: int) -> list[int]:
     for number, point in enumerate(points, 1):
         if point.endswith("record"):
             records += 1
-            if (records // 2) % every_record:
+            if not every_record or (records // 2) % every_record:
                 continue
         chosen.append(number)
     return chosen
 
 
-def walk(way: Way, point: str, number: int, second: int | None = None) -> Result:
-    """Die at the point, start again (perhaps dying once more), and look at what is left."""
-    with quick_node(faults={} if way.faults_later else way.faults, settings=way.settings) as node:
-        before = prepare(node, way)
-        node.start_agent(die_at=number)
-        if node.agent_lives():
-            operation = node.begin(way.kind, way.body)
-            wait_for(lambda: not node.agent_lives() or _ended(node, operation), "the end of the first life")
+def walk(place: Station, death: Death) -> Result:
+    """Die at the point, let come what comes afterwards, and look at what is left."""
+    with place.at(death.way) as node:
+        before, earlier = node.keys(), {r["id"] for r in node.records()}
+        node.start_agent(death.number)
+        asked = death.way.begin(node) if node.agent_lives() else None
+        wait_for(lambda: not node.agent_lives() or _settled(node, earlier), "the end of the first life")
         hit = not node.agent_lives()
-        died_at = node.trace_text().splitlines()[-1] if hit else ""
-        if hit and not died_at.endswith("DIED"):
-            raise Broken(f"the agent died by itself: {node.diagnosis()}")
-        node.stop_agent()
-        again = None
-        if second is not None:
-            node.start_agent(die_at=second)
-            wait_for(lambda: not node.agent_lives() or _settled(node), "the end of the second life")
-            again = "hit" if not node.agent_lives() else "missed"
+        if hit and not _died(node):
+            raise Broken("the agent died by itself")
+        if not hit:
             node.stop_agent()
-        node.start_agent()
-        wait_for(lambda: _settled(node), "every operation has ended")
+        at_death = _record(node, earlier)
+        again = _afterwards(node, death, before, at_death)
+        wait_for(lambda: _settled(node, earlier), "every operation has ended")
         node.stop_agent()
-        outcome = look(node, way, before)
+        record = _record(node, earlier)
+        if asked is not None and record is None:
+            raise Broken("an operation was promised and is not recorded")
+        outcome = look(node, death.way, before, record["id"] if record else None)
+        if hit and outcome not in _expected(death, at_death):
+            raise Broken(f"ended as {outcome}, expected {_expected(death, at_death)}")
         rest_is_quiet(node)
-        return Result(way.name, point, number, hit, again, outcome)
+        return Result(death.way.name, death.afterwards, death.point, hit, again, outcome)
 
 
-def _ended(node: QuickNode, operation: str | None) -> bool:
-    return any(r["id"] == operation and r["outcome"] and r["phase"] == "finished" for r in node.records())
+def _afterwards(node: QuickNode, death: Death, before: Keys, at_death: dict[str, Any] | None) -> str | None:
+    """Let come what comes; an agent runs at the end. Whether the second death hit, None when there was none."""
+    if death.afterwards == "rescue":
+        if not node.fire_rescue():
+            raise Broken("the rescue did not bring the node back")
+        if at_death and at_death["rescue"] and not at_death["committed"]:
+            one_datastore(node, death.way.begins_on == "etcd", before)
+            if node.gate.exists():
+                raise Broken("the rescue left the gate closed")
+    again = None
+    if death.afterwards == "reboot":
+        node.power_fails()
+        node.power_returns()
+    elif death.second is not None:
+        node.start_agent(death.second)
+        wait_for(lambda: not node.agent_lives() or _settled(node, set()), "the end of the second life")
+        again = "missed" if node.agent_lives() else "hit"
+        node.stop_agent()
+        node.start_agent()
+    else:
+        node.start_agent()
+    return again
 
 
-def _settled(node: QuickNode) -> bool:
-    done = [r["outcome"] is not None and r["phase"] == "finished" for r in node.records()]
-    if not all(done):
+def _expected(death: Death, at_death: dict[str, Any] | None) -> tuple[str, ...]:
+    """The outcomes an interruption there may have; one, but where it depends on what the last record was."""
+    if at_death is None:
+        return ("never begun",)
+    if at_death["outcome"]:
+        return (at_death["outcome"],)
+    if at_death["committed"]:
+        return ("succeeded",)
+    if death.afterwards == "reboot" or (death.afterwards == "rescue" and at_death["rescue"]):
+        return ("rolled_back",)
+    return (death.way.ends,)
+
+
+def relay(place: Station, way: Way, planned: set[str]) -> list[Result]:
+    """One operation in which an agent dies at every act once, each time the next one going on."""
+    with place.at(way) as node:
+        before, operation = node.keys(), None
+        for _ in range(len(planned) + 2):
+            node.start_agent("once")
+            if operation is None:
+                operation = way.begin(node)
+                operation = operation or node.records()[-1]["id"]
+            wait_for(lambda: not node.agent_lives() or _settled(node, set()), f"a life of {way.name}")
+            if node.agent_lives():
+                break
+            if not _died(node):
+                raise Broken("the agent died by itself")
+        node.stop_agent()
+        if not _settled(node, set()):
+            raise Broken(f"{way.name} does not end")
+        outcome = look(node, way, before, operation)
+        if outcome != way.ends:
+            raise Broken(f"ended as {outcome}, expected {way.ends}")
+        died = {p.removesuffix(" DIED") for p in node.trace_text().splitlines() if p.endswith(" DIED")}
+        rest_is_quiet(node)
+        return [Result(way.name, "relay", point, point in died, None, outcome) for point in sorted(planned)]
+
+
+def _died(node: QuickNode) -> bool:
+    return node.trace_text().splitlines()[-1:] != [] and node.trace_text().splitlines()[-1].endswith(" DIED")
+
+
+def _record(node: QuickNode, earlier: set[str]) -> dict[str, Any] | None:
+    return next((r for r in node.records() if r["id"] not in earlier), None)
+
+
+def _settled(node: QuickNode, earlier: set[str]) -> bool:
+    """Every operation but the earlier ones has ended, and what is committed is tidied up."""
+    records = [r for r in node.records() if r["id"] not in earlier]
+    if not all(r["outcome"] is not None and r["phase"] == "finished" for r in records):
         return False
-    return all(s["status"] == "done" for r in node.records() if r["committed"] for s in r["steps"])
-
-
-# --- looking at what is left -----------------------------------------------------------------------
-
-
-def look(node: QuickNode, way: Way, before: Mapping[bytes, bytes]) -> str:
-    """Assert the end state; the outcome in words."""
-    records = [r for r in node.records() if r["kind"] == way.kind]
-    outcome = records[-1]["outcome"] if records else "never begun"
-    went = outcome == "succeeded"
-    if outcome not in ("succeeded", "rolled_back", "never begun"):
-        raise Broken(f"outcome {outcome}: {records[-1]['reason']}")
-    if went and way.ends != "succeeded":
-        raise Broken(f"declared a success although {way.faults}")
-    on_etcd = went if way.kind == "migrate" else not went
-    if node.on_etcd() != on_etcd:
-        raise Broken(f"{outcome}, but on etcd: {node.on_etcd()}")
-    if (node.db / "state.db").exists() == on_etcd:
-        raise Broken(f"{outcome}, but state.db exists: {not on_etcd}")
-    state = node.systemctl("show", "--property=ActiveState", "k3s.service")
-    if state != "active":
-        raise Broken(f"k3s.service is {state}")
-    _same_keys(before, node.etcd_keys() if on_etcd else node.sqlite_keys())
-    _nothing_left(node, on_etcd)
-    if records:
-        _truthful(records[-1])
-        _chain(node.trace_text().splitlines(), [s["name"] for s in records[-1]["steps"]])
-    return str(outcome)
-
-
-def _same_keys(before: Mapping[bytes, bytes], after: Mapping[bytes, bytes]) -> None:
-    ours = tuple(prefix.encode() for prefix in WRITTEN_BY_ITSELF)
-    differ = [k for k, v in before.items() if not k.startswith(ours) and after.get(k) != v]
-    extra = [k for k in after if k not in before and not k.startswith(ours)]
-    if differ or extra:
-        raise Broken(f"{len(differ)} keys lost or changed ({differ[:3]}), {len(extra)} too many ({extra[:3]})")
-
-
-def _nothing_left(node: QuickNode, on_etcd: bool) -> None:
-    gate = node.systemd.units / "k3s.service.d/zz-k3s-ha-agent-gate.conf"
-    drop_in = node.root / "etc/config.yaml.d/zz-k3s-ha-agent.yaml"
-    if gate.exists():
-        raise Broken("the gate is still closed")
-    if drop_in.exists() != on_etcd:
-        raise Broken(f"our drop-in exists: {drop_in.exists()}, on etcd: {on_etcd}")
-    if node.systemd.unit("k3s-ha-agent-rescue.timer").get("active_state", "inactive") != "inactive":
-        raise Broken("the rescue is still armed")
-    places = (node.db, node.state, node.systemd.units, node.root / "etc")
-    temporary = [
-        path
-        for place in places
-        for path in place.rglob("*")
-        if (path.name.endswith((".tmp", ".part", ".rescue")) or path.name.startswith("."))
-        and node.db / "etcd" not in path.parents  # etcd keeps a 0.tmp of its own
-    ]
-    if temporary:
-        raise Broken(f"temporary files are left: {temporary}")
-    for name in ("state.db-wal", "state.db-shm", "state.db.migrated"):
-        if on_etcd and (node.db / name).exists():
-            raise Broken(f"{name} is left in server/db")
-    with (node.state / "lock").open("rb") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # BlockingIOError: somebody still holds it
-
-
-def _truthful(record: Mapping[str, Any]) -> None:
-    """The record says of every step what its outcome implies."""
-    statuses = {s["status"] for s in record["steps"]}
-    allowed = {"done"} if record["outcome"] == "succeeded" else {"undone", "pending"}
-    if not statuses <= allowed:
-        raise Broken(f"{record['outcome']}, but steps are {statuses}")
-    if record["committed"] != (record["outcome"] == "succeeded"):
-        raise Broken(f"committed: {record['committed']} with outcome {record['outcome']}")
-
-
-def _chain(trace: Sequence[str], steps: Sequence[str]) -> None:
-    """Steps begin in the order of the plan, and are undone in the reverse one; a resumption repeats only the last.
-
-    A step repeated after a commitment failed it is no exception: there is none in these ways.
-    """
-    done = [steps.index(p.split()[2]) for p in trace if p.startswith("before do ")]
-    undone = [steps.index(p.split()[2]) for p in trace if p.startswith("before undo ")]
-    for earlier, later in zip(done, done[1:], strict=False):
-        if later not in (earlier, earlier + 1):
-            raise Broken(f"{steps[later]} was begun after {steps[earlier]}")
-    for earlier, later in zip(undone, undone[1:], strict=False):
-        if later not in (earlier, earlier - 1):
-            raise Broken(f"{steps[later]} was undone after {steps[earlier]}")
-
-
-def rest_is_quiet(node: QuickNode) -> None:
-    """A further start of the agent changes nothing."""
-    files = {path: path.read_bytes() for path in node.state.glob("operations/*/record.json")}
-    passed = node.trace_text().count("\n")
-    node.start_agent()
-    node.stop_agent()
-    if {path: path.read_bytes() for path in files} != files or node.trace_text().count("\n") != passed:
-        raise Broken("a second resumption did something")
-
-
-def second_points(way: Way, seed: int) -> random.Random:
-    """Where to die again in the resumption: reproducible from the seed that is printed."""
-    return random.Random(f"{way.name} {seed}")
-
-
-def workers() -> int:
-    return max(1, min(4, os.cpu_count() or 1))
+    return all(s["status"] == "done" for r in records if r["committed"] for s in r["steps"])

@@ -1,8 +1,10 @@
 """Run the crash matrix and print its table.
 
-    python -m tests.crash.run [--share N] [--records N] [--second-lives N] [--way NAME]…
+    python -m tests.crash.run [--share N] [--records N] [--second-lives N] [--way NAME]… [--afterwards WHAT]…
+                              [--no-relay]
 
-``--share N``: every N-th chosen point; ``--records N``: every N-th durable write counts as a point; acts always do.
+``--share N``: every N-th chosen point; ``--records N``: every N-th durable write counts as a point (0: none), acts
+always do; ``--second-lives N``: every N-th death is followed by another one in the resumption.
 Exit status 1 when a promise was broken, or fewer interruptions hit than were planned.
 """
 
@@ -12,77 +14,140 @@ import argparse
 import collections
 import concurrent.futures
 import dataclasses
+import os
+import random
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 
-from tests.crash.matrix import WAYS, Result, Way, choose, learn, second_points, walk, workers
-from tests.crash.quick_node import ADDRESS
-from tests.standin.networks import own_network
+from tests.crash.matrix import AFTERWARDS, Death, Result, Station, choose, learn, relay, station, walk
+from tests.crash.ways import WAYS, Way
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Task:
-    way: Way
-    point: str
-    number: int
-    second: int | None
+class Scope:
+    """How much of the matrix."""
+
+    ways: Sequence[Way] = WAYS
+    afterwards: Sequence[str] = AFTERWARDS
+    share: int = 1
+    records: int = 1
+    second_lives: int = 3
+    relays: bool = True
 
 
-def plan(ways: Iterable[Way], *, share: int, records: int, second_lives: int) -> list[Task]:
-    """Learn each way, and choose where to die. ``second_lives``: each N-th task dies once more."""
-    tasks = []
-    for way in ways:
-        points = _in_network(lambda way=way: learn(way))
-        chosen = choose(points, records)[::share]
-        dice = second_points(way, len(points))
-        for index, number in enumerate(chosen):
-            again = dice.randrange(3, 40) if second_lives and index % second_lives == 0 else None
-            tasks.append(Task(way, points[number - 1], number, again))
-        print(f"{way.name}: {len(points)} points, {len(chosen)} planned", flush=True)
-    return tasks
+@dataclasses.dataclass
+class Report:
+    planned: list[tuple[str, str, str]] = dataclasses.field(default_factory=list)
+    """(way, afterwards, point)"""
+    results: list[Result] = dataclasses.field(default_factory=list)
+    broken: list[str] = dataclasses.field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def hit(self) -> int:
+        return sum(r.hit for r in self.results)
+
+    @property
+    def good(self) -> bool:
+        return not self.broken and self.hit == len(self.planned) and bool(self.planned)
 
 
-def run(tasks: Sequence[Task]) -> tuple[list[Result], list[str]]:
-    """The results, and what was broken with how it came."""
-    results, broken = [], []
+def workers() -> int:
+    return max(1, min(4, os.cpu_count() or 1))
+
+
+def run(scope: Scope, say: Callable[[str], None] = print) -> Report:
+    """Learn the ways, then walk them; in ``workers()`` threads, each with a node of its own."""
+    began, report = time.monotonic(), Report()
+    points = dict(_all(report, [(w, _learner(w)) for w in scope.ways]))
+    if report.broken:
+        return report
+    jobs: list[tuple[Way, Callable[[Station], object]]] = []
+    for way in scope.ways:
+        acts = {p for p in points[way.name] if not p.endswith("record")}
+        if scope.relays:
+            jobs.append((way, lambda place, way=way, acts=acts: relay(place, way, acts)))  # type: ignore[misc]
+            report.planned += [(way.name, "relay", point) for point in acts]
+        deaths = _deaths(way, points[way.name], scope)
+        jobs += [(way, lambda place, death=death: walk(place, death)) for death in deaths]  # type: ignore[misc]
+        report.planned += [(d.way.name, d.afterwards, d.point) for d in deaths]
+        say(f"{way.name}: {len(points[way.name])} points; {len(deaths)} walks to die on.")
+    for result in _all(report, jobs, say):
+        report.results += result if isinstance(result, list) else [result]
+    report.seconds = time.monotonic() - began
+    return report
+
+
+def _learner(way: Way) -> Callable[[Station], object]:
+    return lambda place: (way.name, learn(place, way))
+
+
+def _deaths(way: Way, points: Sequence[str], scope: Scope) -> list[Death]:
+    """Afterwards the agent: at acts and records; otherwise at acts. The dice are the same in every run."""
+    dice = random.Random(f"{way.name} {len(points)}")
+    deaths = []
+    for offset, afterwards in enumerate(scope.afterwards):
+        numbers = choose(points, scope.records if afterwards == "agent" else 0)
+        for index, number in enumerate(numbers[offset % scope.share :: scope.share]):
+            twice = afterwards == "agent" and scope.second_lives and index % scope.second_lives == 0
+            second = dice.randrange(3, 40) if twice else None
+            deaths.append(Death(way, points[number - 1], number, afterwards, second))
+    return deaths
+
+
+def _all(
+    report: Report, jobs: Sequence[tuple[Way, Callable[[Station], object]]], say: Callable[[str], None] = print
+) -> list:  # type: ignore[type-arg]
+    """Do all jobs, each thread preferring those that begin where its node is; what they gave."""
+    left, given, lock = list(jobs), [], threading.Lock()
+
+    def take(place: Station) -> Callable[[Station], object] | None:
+        with lock:
+            if not left:
+                return None
+            at = next((i for i, (way, _) in enumerate(left) if place.prefers(way)), 0)
+            return left.pop(at)[1]
+
+    def work() -> None:
+        with station() as place:
+            while (job := take(place)) is not None:
+                try:
+                    found = job(place)
+                except Exception as error:  # told below, and the run fails
+                    where = getattr(job, "__defaults__", None) or ""
+                    report.broken.append(f"{where}: {error}\n{''.join(traceback.format_exception(error)[-3:])}")
+                    say(f"BROKEN {where}: {str(error)[:300]}")
+                else:
+                    given.append(found)
+                if len(given) % 25 == 0:
+                    say(f"{len(given)} of {len(jobs)} walked.")
+
     with concurrent.futures.ThreadPoolExecutor(workers()) as pool:
-        futures = {pool.submit(_in_network, _walker(task)): task for task in tasks}
-        for number, future in enumerate(concurrent.futures.as_completed(futures), 1):
-            task = futures[future]
-            try:
-                results.append(future.result())
-            except Exception as error:
-                again = f", again at {task.second}" if task.second else ""
-                place = f"{task.way.name}, point {task.number} ({task.point}{again})"
-                broken.append(f"{place}: {error}\n{''.join(traceback.format_exception(error)[-3:])}")
-                print(f"BROKEN {place}: {str(error)[:300]}", flush=True)
-            if number % 20 == 0:
-                print(f"{number} of {len(tasks)} lives", flush=True)
-    return results, broken
+        for future in [pool.submit(work) for _ in range(workers())]:
+            future.result()
+    return given
 
 
-def _walker(task: Task):  # type: ignore[no-untyped-def]
-    return lambda: walk(task.way, task.point, task.number, task.second)
-
-
-def _in_network(work):  # type: ignore[no-untyped-def]
-    with own_network(ADDRESS):
-        return work()
-
-
-def table(tasks: Sequence[Task], results: Sequence[Result]) -> str:
+def table(report: Report) -> str:
     """Plan, step, point, planned, hit, outcome."""
-    planned = collections.Counter((t.way.name, *_place(t.point)) for t in tasks)
-    hit = collections.Counter((r.way, *_place(r.point)) for r in results if r.hit)
-    outcomes = collections.defaultdict(collections.Counter)  # type: ignore[var-annotated]
-    for r in results:
-        outcomes[(r.way, *_place(r.point))][r.outcome] += 1
-    lines = [f"{'plan':18} {'step':20} {'point':16} {'planned':>7} {'hit':>5}  outcome"]
+    planned = collections.Counter((way, after, *_place(point)) for way, after, point in report.planned)
+    hit, outcomes = collections.Counter(), collections.defaultdict(collections.Counter)  # type: ignore[var-annotated]
+    for r in report.results:
+        key = (r.way, r.afterwards, *_place(r.point))
+        hit[key] += r.hit
+        outcomes[key][r.outcome] += 1
+    lines = [f"{'plan':17} {'then':7} {'step':19} {'point':14} {'planned':>7} {'hit':>4}  outcome"]
     for key, count in planned.items():
         ended = ", ".join(f"{n} {name}" for name, n in outcomes[key].items())
-        lines.append(f"{key[0]:18} {key[2]:20} {key[1]:16} {count:7} {hit[key]:5}  {ended}")
+        lines.append(f"{key[0]:17} {key[1]:7} {key[3]:19} {key[2]:14} {count:7} {hit[key]:4}  {ended}")
+    second = [r.second for r in report.results if r.second]
+    lines.append(
+        f"{report.hit} of {len(report.planned)} interruptions hit; {second.count('hit')} of {len(second)} second ones; "
+        f"{len(report.broken)} promises broken; {report.seconds:.0f} s."
+    )
     return "\n".join(lines)
 
 
@@ -97,21 +162,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--records", type=int, default=1)
     parser.add_argument("--second-lives", type=int, default=3)
     parser.add_argument("--way", action="append")
+    parser.add_argument("--afterwards", action="append", choices=AFTERWARDS)
+    parser.add_argument("--no-relay", action="store_true")
     options = parser.parse_args(arguments)
-    ways = [w for w in WAYS if not options.way or w.name in options.way]
-    began = time.monotonic()
-    tasks = plan(ways, share=options.share, records=options.records, second_lives=options.second_lives)
-    results, broken = run(tasks)
-    print(table(tasks, results))
-    hit = sum(r.hit for r in results)
-    again = [r.second for r in results if r.second]
-    seconds = time.monotonic() - began
-    print(
-        f"{hit} of {len(tasks)} interruptions hit; {again.count('hit')} of {len(again)} second ones. {seconds:.0f} s."
+    scope = Scope(
+        ways=[w for w in WAYS if not options.way or w.name in options.way],
+        afterwards=options.afterwards or AFTERWARDS,
+        share=options.share,
+        records=options.records,
+        second_lives=options.second_lives,
+        relays=not options.no_relay,
     )
-    for text in broken:
+    report = run(scope)
+    print(table(report))
+    for text in report.broken:
         print(f"\n{text}", file=sys.stderr)
-    return 1 if broken or hit < len(tasks) else 0
+    return 0 if report.good else 1
 
 
 if __name__ == "__main__":

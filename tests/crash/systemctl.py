@@ -36,31 +36,35 @@ class Bus:
         (found,) = self.call(path, "org.freedesktop.DBus.Properties", "GetAll", arguments)
         return dict(found)
 
-    def job(self, method: str, unit: str) -> None:
+    def job(self, method: str, unit: str, block: bool) -> None:
         """Ask for a job and wait until the unit has none."""
         self.manager(method, "(ss)", unit, "replace")
-        while self.properties(unit, "org.freedesktop.systemd1.Unit")["Job"][0]:
+        while block and self.properties(unit, "org.freedesktop.systemd1.Unit")["Job"][0]:
             time.sleep(0.05)
+
+    def well(self, unit: str) -> bool:
+        """Whether a start that has ended went well."""
+        if self.properties(unit, "org.freedesktop.systemd1.Unit")["ActiveState"] == "active":
+            return True
+        service = self.properties(unit, "org.freedesktop.systemd1.Service")
+        return service["Type"] == "oneshot" and service["Result"] == "success"
 
 
 def main(arguments: list[str]) -> int:
     bus = Bus()
     words = [a for a in arguments if not a.startswith("-")]
     options = dict(a.lstrip("-").partition("=")[::2] for a in arguments if a.startswith("-"))
-    verb, unit = words[0], words[1] if len(words) > 1 else ""
+    verb, unit, block = words[0], words[1] if len(words) > 1 else "", "no-block" not in options
     if verb == "daemon-reload":
         bus.manager("Reload")
     elif verb == "reset-failed":
         bus.manager("ResetFailedUnit", "(s)", unit)
     elif verb == "stop":
-        bus.job("StopUnit", unit)
-    elif verb == "start" and "no-block" in options:
-        bus.manager("StartUnit", "(ss)", unit, "replace")
-    elif verb == "start":
-        bus.job("StartUnit", unit)
-        state = bus.properties(unit, "org.freedesktop.systemd1.Unit")["ActiveState"]
-        if state != "active":
-            print(f"Job for {unit} failed: {state}", file=sys.stderr)
+        bus.job("StopUnit", unit, block)
+    elif verb in ("start", "restart"):
+        bus.job(f"{verb.capitalize()}Unit", unit, block)
+        if block and not bus.well(unit):
+            print(f"Job for {unit} failed.", file=sys.stderr)
             return 1
     elif verb == "disable":
         bus.manager("DisableUnitFiles", "(asb)", [unit], False)

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from tests.crash.cluster import ClusterNode, cluster
-from tests.crash.quick_node import WRITTEN_BY_ITSELF, wait_for
+from tests.crash.datastores import WRITTEN_BY_ITSELF
+from tests.crash.quick_node import wait_for
 from tests.standin.networks import own_network
 
 JOIN = {"timeout": "60s"}

@@ -1,7 +1,7 @@
-"""``make demo``: a server goes from SQLite to etcd before your eyes; a second one is sabotaged and comes back by itself.
+"""``make demo``: a server goes from SQLite to etcd before your eyes; a second one, sabotaged, comes back by itself.
 
-What the agent says of it is checked here by other means: sqlite3 before, etcdctl and sqlite3 after, key by key and row by
-row, the same way the lab's scenarios do it. Exit code 0 when all of it was so, 1 otherwise.
+What the agent says of it is checked here by other means: sqlite3 before, etcdctl and sqlite3 after, key by key and
+row by row, the same way the lab's scenarios do it. Exit code 0 when all of it was so, 1 otherwise.
 """
 
 from __future__ import annotations
@@ -102,10 +102,8 @@ def sabotaged(lab: Lab) -> None:
     count_sqlite(node)
     rows, users, now = kine_rows(node), others(node, before.keys), node.kine_live()
     same = sum(rows.get(number) == row for number, row in before.rows.items())
-    say(
-        f"sqlite3: {same} of the {len(before.rows)} rows there were are there, in every column; of the {len(users)} live"
-    )
-    say(f"  keys k3s does not write by itself {sum(now.get(k) != v for k, v in users.items())} differ from before.")
+    say(f"sqlite3: {same} of the {len(before.rows)} rows there were are there, in every column;")
+    say(f"  of the {len(users)} live keys k3s does not write by itself {sum(now.get(k) != v for k, v in users.items())} differ from before.")
     command(node, "k3s-ha-agentctl", "status")
     node.destroy()
 

@@ -7,7 +7,7 @@ import dataclasses
 from pathlib import Path
 
 from k3s_ha_agent import durable
-from k3s_ha_agent.errors import StepFailed
+from k3s_ha_agent.errors import StepFailed, SystemdError
 from k3s_ha_agent.host.units import Units
 from k3s_ha_agent.k3s.layout import Layout
 from k3s_ha_agent.operations import gate
@@ -22,6 +22,8 @@ class CloseGate:
     unit: str
     systemd_dir: Path
     text: gate.Text = gate.text
+    start_timeout: float | None = None
+    """Seconds for starting k3s after the gate was opened again, should it have died behind it; None: it stays dead."""
 
     name: str = "close-gate"
     resumable: bool = True
@@ -48,6 +50,8 @@ class CloseGate:
 
     async def undo(self, run: Run) -> None:
         await open_gate(self.units, self.path)
+        if self.start_timeout is not None:
+            await keep_up(self.units, self.unit, self.start_timeout)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -57,6 +61,8 @@ class OpenGate:
     units: Units
     unit: str
     systemd_dir: Path
+    start_timeout: float | None = None
+    """Seconds for starting k3s, should it have died behind the gate; None: it stays dead."""
 
     name: str = "open-gate"
     resumable: bool = True
@@ -65,6 +71,8 @@ class OpenGate:
 
     async def do(self, run: Run) -> None:
         await open_gate(self.units, gate.path(self.systemd_dir, self.unit))
+        if self.start_timeout is not None:
+            await keep_up(self.units, self.unit, self.start_timeout)
 
     async def verify(self, run: Run) -> None:
         state = await self.units.state(self.unit)
@@ -74,6 +82,19 @@ class OpenGate:
 
     async def undo(self, run: Run) -> None:
         """Never called: the step comes after the commitment."""
+
+
+async def keep_up(units: Units, unit: str, timeout: float) -> None:
+    """Start k3s when it died behind the gate, whose ``Restart=no`` kept systemd from it. SystemdError when it does
+    not come up. One that somebody stopped in the ordinary way stays stopped."""
+    state = await units.state(unit)
+    if state.active_state != "failed":
+        return
+    await units.reset_failed(unit)
+    job = await units.start_unit(unit)
+    result = await job.wait(timeout)
+    if result != "done":
+        raise SystemdError(f"Starting {unit} ended as {result!r}.", next_step=f"Look at journalctl -u {unit} -n 50.")
 
 
 async def open_gate(units: Units, path: Path) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from k3s_ha_agent.errors import StepFailed
 from k3s_ha_agent.k3s.layout import Layout
-from k3s_ha_agent.operations.datastore_files import put_back_sqlite, retire_sqlite, sha256_of
-from k3s_ha_agent.operations.k3s_health import K3sHealth, stop_and_wait_dead
+from k3s_ha_agent.operations.datastore_files import put_back_sqlite, remove_temporary, retire_sqlite, sha256_of
+from k3s_ha_agent.operations.k3s_health import K3sHealth, require_dead, stop_and_wait_dead
 from k3s_ha_agent.operations.plan import Run
 from k3s_ha_agent.operations.threads import in_thread
 
@@ -29,6 +29,7 @@ class RestoreSqlite:
         return self.health.layout
 
     async def do(self, run: Run) -> None:
+        await require_dead(self.health)
         await in_thread(
             put_back_sqlite,
             self.layout,
@@ -45,6 +46,7 @@ class RestoreSqlite:
     async def undo(self, run: Run) -> None:
         """Take SQLite out of the way; etcd's directory is put back by the step before."""
         await stop_and_wait_dead(self.health, self.stop_timeout)  # whoever started it: a boot, or a person
+        await in_thread(remove_temporary, self.layout)
         await in_thread(retire_sqlite, self.layout, self.layout.quarantine / run.operation.id / "sqlite")
         if self.layout.state_db.exists():
             raise StepFailed(f"{self.layout.state_db} is still there.")

@@ -7,7 +7,7 @@ import dataclasses
 from k3s_ha_agent.errors import StepFailed
 from k3s_ha_agent.k3s.layout import Layout
 from k3s_ha_agent.operations.datastore_files import put_back_etcd, retire_etcd
-from k3s_ha_agent.operations.k3s_health import K3sHealth, stop_and_wait_dead
+from k3s_ha_agent.operations.k3s_health import K3sHealth, require_dead, stop_and_wait_dead
 from k3s_ha_agent.operations.plan import Run
 from k3s_ha_agent.operations.threads import in_thread
 
@@ -31,6 +31,7 @@ class RetireEtcd:
         return self.health.layout
 
     async def do(self, run: Run) -> None:
+        await require_dead(self.health)
         await in_thread(retire_etcd, self.layout, self.layout.quarantine / run.operation.id)
 
     async def verify(self, run: Run) -> None:

@@ -78,4 +78,5 @@ class SavePreImage:
         await in_thread(pre_image.verify, self.backup(run))
 
     async def undo(self, run: Run) -> None:
-        """Nothing: the pre-image harms nobody, and it is evidence of what was there."""
+        """Only what was cut off goes: the pre-image harms nobody, and it is evidence of what was there."""
+        await in_thread(pre_image.remove_temporary, self.backup(run))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 from pathlib import Path
+from typing import Any
 
 from k3s_ha_agent import durable
 from k3s_ha_agent.errors import StepFailed
@@ -16,8 +17,15 @@ from k3s_ha_agent.k3s import kine
 from k3s_ha_agent.k3s.layout import Layout
 from k3s_ha_agent.model import to_json
 from k3s_ha_agent.operations import pre_image
-from k3s_ha_agent.operations.datastore_files import conversion_began, put_back_sqlite, sha256_of
-from k3s_ha_agent.operations.k3s_health import K3sHealth, stop_and_wait_dead
+from k3s_ha_agent.operations.datastore_files import (
+    conversion_began,
+    put_back_sqlite,
+    remove_temporary,
+    require_unchanged,
+    sha256_of,
+    state_of,
+)
+from k3s_ha_agent.operations.k3s_health import K3sHealth, require_dead, stop_and_wait_dead
 from k3s_ha_agent.operations.plan import Run
 from k3s_ha_agent.operations.threads import in_thread, in_thread_cancellable
 
@@ -42,8 +50,17 @@ class SealPreImage:
         backup = pre_image.directory(self.state_dir, run.operation.id)
         sealed = backup / pre_image.SEALED
 
-        def seal(cancel: threading.Event) -> dict[str, object]:
-            inode = self.layout.state_db.stat().st_ino
+        if run.has_fact("sealed_sha256"):
+            # Sealed before, and relied upon by undo and rescue: looked at, never made again.
+            if await in_thread(sha256_of, sealed) != run.fact("sealed_sha256"):
+                raise StepFailed(f"{sealed} is not what was sealed.")
+            await in_thread(require_unchanged, self.layout, run.fact("sealed_of"))
+            await self._rely_on(run)
+            return
+
+        def seal(cancel: threading.Event) -> dict[str, Any]:
+            inode, before = self.layout.state_db.stat().st_ino, state_of(self.layout)
+            pre_image.remove_temporary(backup)
             durable.remove(sealed)
             kine.backup(
                 self.layout.state_db,
@@ -70,6 +87,7 @@ class SealPreImage:
             pre_image.write_manifest(backup, about)
             return {
                 "inode": inode,
+                "sealed_of": before,
                 "live_rows": summary.live_rows,
                 "live_bytes": summary.live_bytes,
                 "leased_rows": summary.leased_rows,
@@ -79,17 +97,27 @@ class SealPreImage:
             }
 
         facts = await in_thread_cancellable(seal)
+        await require_dead(self.health)  # else it is not the state k3s stopped in
+        await in_thread(require_unchanged, self.layout, facts["sealed_of"])
         await run.remember(**facts)
-        await run.set_rescue(
-            **{**run.operation.rescue, **{name: facts[name] for name in ("sealed", "sealed_sha256", "inode")}}
-        )
+        await self._rely_on(run)
         run.decide(f"The pre-image is sealed: {facts['live_rows']} live keys at revision {facts['max_id']}.")
 
+    async def _rely_on(self, run: Run) -> None:
+        """From here the rescue may put it back."""
+        names = ("sealed", "sealed_sha256", "inode")
+        await run.set_rescue(**{**run.operation.rescue, **{name: run.fact(name) for name in names}})
+
     async def verify(self, run: Run) -> None:
+        await require_dead(self.health)
         if self.layout.state_db.stat().st_ino != run.fact("inode"):
             raise StepFailed(f"{self.layout.state_db} was replaced while k3s was stopped.")
 
     async def undo(self, run: Run) -> None:
+        """Put the sealed copy back, unless ``state.db`` was never converted: then it is as new, or newer, when
+        somebody (a boot, a person) has started k3s on it meanwhile."""
+        await in_thread(pre_image.remove_temporary, pre_image.directory(self.state_dir, run.operation.id))
+        await in_thread(remove_temporary, self.layout)
         if not run.has_fact("sealed_sha256"):
             if self.layout.etcd_member_wal.exists():
                 raise StepFailed(

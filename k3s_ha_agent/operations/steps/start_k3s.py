@@ -13,7 +13,8 @@ from k3s_ha_agent.host.watch import DirectoryWatch
 from k3s_ha_agent.k3s.layout import datastore
 from k3s_ha_agent.k3s.log_lines import BadSign, Migrating, Milestone, classify
 from k3s_ha_agent.model import Datastore
-from k3s_ha_agent.operations.k3s_health import K3sHealth, stop_and_wait_dead
+from k3s_ha_agent.operations.datastore_files import require_unchanged
+from k3s_ha_agent.operations.k3s_health import K3sHealth, require_configuration, stop_and_wait_dead
 from k3s_ha_agent.operations.plan import Run
 from k3s_ha_agent.operations.threads import in_thread
 
@@ -50,6 +51,9 @@ class StartK3s:
             # gate guards the files, and every key is proven afterwards.
             await run.remember(invocation_id=state.invocation_id)
         else:
+            if self.expects_copy:
+                await in_thread(require_unchanged, self.health.layout, run.fact("sealed_of"))
+            await require_configuration(self.health, Datastore.ETCD if self.expects_copy else Datastore.SQLITE)
             if state.active_state == "failed":
                 await self.health.units.reset_failed(self.health.unit)
             await self.health.restore_contexts()

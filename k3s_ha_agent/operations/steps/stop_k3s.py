@@ -10,6 +10,7 @@ from k3s_ha_agent.model import Datastore, now
 from k3s_ha_agent.operations.k3s_health import (
     ETCD_ROLE,
     K3sHealth,
+    require_configuration,
     start_and_wait_active,
     stop_and_wait_dead,
     until,
@@ -48,6 +49,8 @@ class StopK3s:
                 f"Not starting k3s: {sentence} It should be on {self.home}.",
                 next_step="Run: systemctl start k3s-ha-agent-rescue.service",
             )
+        if (await self.health.state()).active_state != "active":
+            await require_configuration(self.health, self.home)
         await start_and_wait_active(self.health, min(self.start_timeout, run.remaining()))
         await self.health.wait_api_ready(run.remaining())
         run.evidence("back-api-ready", True, "/readyz answers ok")

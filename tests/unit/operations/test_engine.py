@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from k3s_ha_agent.errors import StepFailed
+from k3s_ha_agent.errors import RecordNotWritten, StepFailed, SystemdError
 from k3s_ha_agent.model import Kind, Operation, Outcome, Phase, StepRecord, StepStatus, now
-from k3s_ha_agent.operations.engine import Engine, LiveRun
+from k3s_ha_agent.operations.engine import Engine
 from k3s_ha_agent.operations.journal import Journal
+from k3s_ha_agent.operations.live_run import LiveRun
 from k3s_ha_agent.operations.plan import Plan, Run
 
 
@@ -61,6 +62,7 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """The pauses between attempts are data, not behaviour."""
     monkeypatch.setattr("k3s_ha_agent.operations.engine.UNDO_PAUSES", (0.0, 0.0))
     monkeypatch.setattr("k3s_ha_agent.operations.engine.FINISH_PAUSE", 0.0)
+    monkeypatch.setattr("k3s_ha_agent.operations.live_run.RECORD_PAUSES", (0.0, 0.0, 0.0))
 
 
 def make(tmp_path: Path, *acts: Act, commitment: str = "c") -> tuple[Engine, Plan, LiveRun, Journal]:
@@ -223,6 +225,71 @@ async def test_a_record_that_cannot_be_written_stops_everything(tmp_path: Path) 
     (directory / "record.json").unlink()
     directory.rmdir()
     directory.write_text("a file where the directory was")
-    with pytest.raises(OSError, match="op1"):
+    with pytest.raises(RecordNotWritten, match="op1"):
         await engine.run(plan, run)
     assert tape.calls == []
+
+
+async def test_a_record_that_cannot_be_written_while_undoing_stops_everything(tmp_path: Path) -> None:
+    tape = Tape()
+    directory = tmp_path / "operations/op1"
+
+    class Breaking(Act):
+        async def undo(self, run: Run) -> None:
+            await super().undo(run)
+            directory.rename(tmp_path / "gone")
+            directory.write_text("a file where the directory was")
+
+    engine, plan, run, _ = make(tmp_path, Act("a", tape), Breaking("b", tape, fails="do"), Act("c", tape))
+    with pytest.raises(RecordNotWritten):
+        await engine.run(plan, run)
+    assert [c for c in tape.calls if c.startswith("undo")] == ["undo b"]
+    assert run.operation.outcome is None
+
+
+async def test_a_record_is_tried_again_before_anything_else_is_done(tmp_path: Path) -> None:
+    """The disk takes the record at the third try: nothing is undone for that, and no act came before it."""
+    tape = Tape()
+    directory, aside = tmp_path / "operations/op1", tmp_path / "aside"
+    passed: list[str] = []
+    plan = Plan(Kind.MIGRATE, (Act("a", tape), Act("c", tape)), "c")
+
+    class Healing(Journal):
+        def save(self, operation: Operation) -> None:
+            try:
+                super().save(operation)
+            except OSError:
+                passed.append(f"failed after {len(tape.calls)} calls")
+                if len(passed) == 2:
+                    directory.unlink()
+                    aside.rename(directory)
+                raise
+
+    journal = Healing(tmp_path)
+    journal.save(Operation("op1", Kind.MIGRATE, {}, now(), (StepRecord("a"), StepRecord("c"))))
+    engine = Engine(journal, lambda operation, event: None, undo_timeout=30.0)
+    run = engine.live(journal.load("op1"))
+    directory.rename(aside)
+    directory.write_text("a file where the directory was")
+    await engine.run(plan, run)
+    assert passed == ["failed after 0 calls"] * 2
+    assert journal.load("op1").outcome is Outcome.SUCCEEDED
+
+
+async def test_undo_waits_for_systemd_to_come_back(tmp_path: Path) -> None:
+    """What does not answer may answer again: more attempts than for a failure that will stay."""
+    tape = Tape()
+
+    class Silent(Act):
+        silent = 7
+
+        async def undo(self, run: Run) -> None:
+            if self.silent:
+                self.silent -= 1
+                raise SystemdError("systemd did not answer.")
+            await super().undo(run)
+
+    engine, plan, run, journal = make(tmp_path, Silent("a", tape), Act("b", tape, fails="do"), Act("c", tape))
+    await engine.run(plan, run)
+    assert journal.load("op1").outcome is Outcome.ROLLED_BACK
+    assert tape.calls[-1] == "undo a"
