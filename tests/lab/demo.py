@@ -103,7 +103,8 @@ def sabotaged(lab: Lab) -> None:
     rows, users, now = kine_rows(node), others(node, before.keys), node.kine_live()
     same = sum(rows.get(number) == row for number, row in before.rows.items())
     say(f"sqlite3: {same} of the {len(before.rows)} rows there were are there, in every column;")
-    say(f"  of the {len(users)} live keys k3s does not write by itself {sum(now.get(k) != v for k, v in users.items())} differ from before.")
+    differ = sum(now.get(k) != v for k, v in users.items())
+    say(f"  of the {len(users)} live keys k3s does not write by itself {differ} differ from before.")
     command(node, "k3s-ha-agentctl", "status")
     node.destroy()
 
