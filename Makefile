@@ -50,8 +50,8 @@ dbus: setup ## the systemd client, on a real dbus-daemon with a systemd1 of the 
 api: setup ## the HTTP API
 	$(SUDO) $(PYTEST) tests/api $(ARGS)
 
-crash: setup ## the agent killed at every point of every plan
-	$(SUDO) $(PYTEST) tests/crash $(ARGS)
+crash: setup ## the agent killed at every point of every plan; prints the table
+	$(SUDO) env K3S_HA_AGENT_CRASH=full $(PYTEST) tests/crash -s --timeout=0 $(ARGS)
 
 soak: setup ## random kills, 200 rounds
 	$(SUDO) env K3S_HA_AGENT_SOAK_ROUNDS=$${K3S_HA_AGENT_SOAK_ROUNDS:-200} $(PYTEST) tests/crash -k soak -s --timeout=0 $(ARGS)
