@@ -191,7 +191,8 @@ def _waves(section: Section) -> Waves:
     waves = Waves(canary=tuple(section.optional("canary", names) or ()))
     section.end()
     said["at_once"] = said["at_once"] or said["size"]
-    return dataclasses.replace(waves, **{name: value for name, value in said.items() if value is not None})
+    numbers: dict[str, Any] = {name: value for name, value in said.items() if value is not None}
+    return dataclasses.replace(waves, **numbers)
 
 
 def _limits(section: Section) -> Limits:

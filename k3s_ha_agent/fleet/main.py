@@ -123,7 +123,8 @@ async def _apply(
             await stack.enter_async_context(picture.live(report, sys.stdout, parsed.no_color))
         elif not as_json:
             report.listener = Lines(sys.stdout)
-        endings = await waves.run(waves.split(clusters, fleet.waves), fleet.waves, drive, report)
+        order = Survey(fleet, reach, secrets, retry=False).in_order
+        endings = await waves.run(waves.split(clusters, fleet.waves), fleet.waves, order, drive, report)
     code = exit_code(endings)
     sentence = f"Ended: {waves.counts(endings)}."
     report.event("run-ended", sentence, exit_code=code, counts=_numbers(endings))

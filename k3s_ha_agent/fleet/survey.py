@@ -52,12 +52,22 @@ class Survey:
         """What each server is, and whether its cluster is proven."""
         return await self._each(clusters, self._status)
 
+    async def in_order(self, clusters: Sequence[Cluster]) -> list[Cluster]:
+        """The clusters, first those with a running operation, then those that are half done."""
+        ranks = dict(await self._each(clusters, self._rank))
+        return sorted(clusters, key=lambda cluster: ranks[cluster.name])
+
+    async def _rank(self, cluster: Cluster, clients: Clients) -> list[tuple[str, int]]:
+        needs = {finding.need for finding in assess(cluster, await look(cluster, clients))}
+        half = Need.NOTHING in needs and len(needs) > 1
+        return [(cluster.name, 0 if Need.FOLLOW in needs else 1 if half else 2)]
+
     async def _each(
-        self, clusters: Sequence[Cluster], ask: Callable[[Cluster, Clients], Awaitable[list[Answer]]]
-    ) -> list[Answer]:
+        self, clusters: Sequence[Cluster], ask: Callable[[Cluster, Clients], Awaitable[list[T]]]
+    ) -> list[T]:
         free = asyncio.Semaphore(AT_ONCE)
 
-        async def one(cluster: Cluster) -> list[Answer]:
+        async def one(cluster: Cluster) -> list[T]:
             async with free, clients_of(cluster, self._endpoints, self._fleet.limits.reach) as clients:
                 return await ask(cluster, clients)
 

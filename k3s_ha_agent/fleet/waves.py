@@ -12,6 +12,7 @@ from k3s_ha_agent.fleet.outcome import FAILURES, Ending, Result
 from k3s_ha_agent.fleet.report import Report, Row
 
 Drive = Callable[[Cluster], Awaitable[Ending]]
+Order = Callable[[Sequence[Cluster]], Awaitable[Sequence[Cluster]]]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -31,8 +32,12 @@ def split(clusters: Sequence[Cluster], waves: Waves) -> tuple[Wave, ...]:
     return tuple(found)
 
 
-async def run(waves: Sequence[Wave], rules: Waves, drive: Drive, report: Report) -> list[Ending]:
-    """Drive every cluster, wave by wave. A cluster that fails stops no other of its wave."""
+async def run(waves: Sequence[Wave], rules: Waves, order: Order, drive: Drive, report: Report) -> list[Ending]:
+    """Drive every cluster, wave by wave. A cluster that fails stops no other of its wave.
+
+    ``order``: the clusters of a wave with those first that a killed run left in the middle; else
+    they would go on by themselves beside as many others as are allowed at once.
+    """
     for wave in waves:
         for cluster in wave.clusters:
             report.rows[cluster.name] = Row(cluster.name, wave.name, len(cluster.servers))
@@ -49,7 +54,7 @@ async def run(waves: Sequence[Wave], rules: Waves, drive: Drive, report: Report)
         report.event("wave-began", f"{wave.name}: {len(names)} clusters", wave=wave.name, clusters=names)
         free = asyncio.Semaphore(rules.at_once)
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(_one(cluster, free, drive, report)) for cluster in wave.clusters]
+            tasks = [group.create_task(_one(c, free, drive, report)) for c in await order(wave.clusters)]
         endings += [task.result() for task in tasks]
         stopped = _stop_because(wave, endings, rules)
         report.event("wave-ended", f"{wave.name} ended: {counts(endings[-len(names) :])}", wave=wave.name)
