@@ -12,11 +12,12 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 import yaml
 
 from k3s_ha_agent.model import Outcome
@@ -152,3 +153,10 @@ def random_fates(number: int, seed: int) -> dict[str, list[Fate]]:
             servers[chance.randrange(len(servers))] = chance.choice(misfortunes)()
         fates[f"site-{n:03}"] = servers
     return fates
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    """Hundreds of agents tell of every request; nobody reads that here."""
+    with structlog.testing.capture_logs():
+        yield

@@ -77,13 +77,25 @@ class World:
     """(``began`` or ``ended``, cluster, server, operation), in order."""
     wrongs: list[str] = dataclasses.field(default_factory=list)
     lost: int = 0
+    going_on: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
+    """While it is not set, no operation ends (``hold``)."""
+    watched: bool = False
     happened: asyncio.Condition = dataclasses.field(default_factory=asyncio.Condition)
 
     def add(self, name: str, fates: list[Fate]) -> SimCluster:
         self.clusters[name] = SimCluster(self, name, fates)
         return self.clusters[name]
 
+    def hold(self) -> None:
+        """Let no operation end, until ``until_watched`` was called and somebody waits for one."""
+        self.going_on.clear()
+        self.watched = False
+
+    def until_watched(self) -> None:
+        self.watched = True
+
     async def start(self) -> None:
+        self.going_on.set()
         for cluster in self.clusters.values():
             for server in cluster.servers:
                 if not server.fate.dead:
@@ -260,6 +272,7 @@ class SimServer:
         for step in STEPS:
             await self._mark(operation_id, step, StepStatus.DOING)
             await asyncio.sleep(self.cluster.world.step_time * self.random.uniform(1, 3))
+            await self.cluster.world.going_on.wait()
             if step == "prove" and outcome is not Outcome.SUCCEEDED:
                 await self._mark(operation_id, step, StepStatus.UNDONE, reason="keys-equal: found 7, needed 8.")
                 break
@@ -304,6 +317,8 @@ class SimServer:
         return next((o for o in self.operations if o.phase is not Phase.FINISHED), None)
 
     async def wait(self, operation_id: str, timeout: float, /) -> Operation | None:
+        if self.cluster.world.watched:
+            self.cluster.world.going_on.set()
         try:
             async with asyncio.timeout(timeout), self.changed:
                 await self.changed.wait_for(lambda: self.get(operation_id).phase is Phase.FINISHED)

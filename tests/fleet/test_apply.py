@@ -108,7 +108,7 @@ async def test_a_canary_that_is_not_done_stops_everything(make_fleet: MakeFleet,
 
 
 async def test_only_one_apply_at_a_time(make_fleet: MakeFleet) -> None:
-    fleet = await make_fleet({"x": THREE}, step_time=0.5)
+    fleet = await make_fleet({"x": THREE}, step_time=0.15)
     first = await fleet.start("apply")
     await asyncio.wait_for(fleet.world.until_begun(1), 60)
     second = await fleet.run("apply")
@@ -118,7 +118,7 @@ async def test_only_one_apply_at_a_time(make_fleet: MakeFleet) -> None:
 
 @pytest.mark.parametrize("number", [2, 15], ids=["SIGINT", "SIGTERM"])
 async def test_asked_to_stop_it_leaves_what_it_began(make_fleet: MakeFleet, number: int) -> None:
-    fleet = await make_fleet({"x": THREE}, step_time=0.3)
+    fleet = await make_fleet({"x": THREE}, step_time=0.15)
     child = await fleet.start("apply")
     await asyncio.wait_for(fleet.world.until_begun(1), 60)
     child.send_signal(number)
@@ -154,5 +154,4 @@ async def test_the_log_tells_it_all(make_fleet: MakeFleet) -> None:
     begun = fleet.events("operation-begun")
     assert [event["idempotency_key"] for event in begun] == ["fleet/sims/x/a/migrate/1", "fleet/sims/x/b/join/1"]
     assert [event["outcome"] for event in fleet.events("operation-ended")] == ["succeeded", "rolled_back"]
-    assert {"step": "prove", "status": "doing"}.items() <= fleet.events("step")[-1].items() or fleet.events("step")
     assert fleet.events("run-ended")[0]["exit_code"] == done.code == 3
