@@ -14,8 +14,6 @@ from k3s_ha_agent.client.agent import AgentClient
 from k3s_ha_agent.client.answers import (
     AgentStatus,
     DryRun,
-    Member,
-    Members,
     OperationSummary,
     Preflight,
     ServerEvent,
@@ -34,8 +32,6 @@ __all__ = [
     "DryRun",
     "Endpoint",
     "JoinRequest",
-    "Member",
-    "Members",
     "MigrateRequest",
     "OperationSummary",
     "Preflight",

@@ -11,13 +11,13 @@ from typing import Any, Self
 from urllib.parse import quote
 
 from k3s_ha_agent.client import answers
-from k3s_ha_agent.client.answers import AgentStatus, DryRun, Members, Preflight, ServerEvent, Submitted
+from k3s_ha_agent.client.answers import AgentStatus, DryRun, Preflight, ServerEvent, Submitted
 from k3s_ha_agent.client.endpoint import Endpoint
 from k3s_ha_agent.client.requests import JoinRequest, MigrateRequest, Request, RollbackRequest, body
 from k3s_ha_agent.client.transport import FIRST_PAUSE, NETWORK, Retry, Transport
 from k3s_ha_agent.durations import format_duration
 from k3s_ha_agent.errors import ConfigurationError, NotFinishedYet
-from k3s_ha_agent.model import Kind, Operation, Phase
+from k3s_ha_agent.model import ClusterView, Kind, Operation, Phase
 
 CALL_TIMEOUT = 60.0
 """Seconds an answer may take."""
@@ -244,8 +244,8 @@ class AgentClient:
         answer = await self._get(f"/v1/preflight?for={kind}", CHECKS_TIMEOUT)
         return answers.read("preflight", answers.preflight, answer)
 
-    async def members(self) -> Members:
-        """The members of etcd, as this server sees them."""
+    async def members(self) -> ClusterView:
+        """The members of etcd, as this server sees them; none where there is no etcd."""
         return answers.read("members", answers.members, await self._get("/v1/members"))
 
     async def backups(self) -> tuple[Mapping[str, Any], ...]:

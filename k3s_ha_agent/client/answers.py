@@ -13,12 +13,15 @@ from k3s_ha_agent.model import (
     FORMAT,
     CheckResult,
     CheckStatus,
+    ClusterMember,
+    ClusterView,
     Datastore,
     Kind,
     NodeState,
     Operation,
     Outcome,
     Phase,
+    Quorum,
     operation_from_record,
 )
 
@@ -51,6 +54,8 @@ class OperationSummary:
 class AgentStatus:
     agent_version: str
     node: NodeState
+    cluster: ClusterView | None
+    """None from an agent that does not tell it here."""
     running_operation: OperationSummary | None
     last_operation: OperationSummary | None
 
@@ -74,24 +79,6 @@ class DryRun:
     @property
     def refused(self) -> tuple[CheckResult, ...]:
         return tuple(check for check in self.checks if check.status is CheckStatus.REFUSED)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Member:
-    """A member of etcd, as the server asked sees it."""
-
-    id: str
-    name: str
-    address: str
-    voter: bool
-    healthy: bool
-    leader: bool
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Members:
-    members: tuple[Member, ...]
-    sentence: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -128,6 +115,7 @@ def status(value: Any) -> AgentStatus:
     return AgentStatus(
         agent_version=value["agent"]["version"],
         node=_node(value["node"]),
+        cluster=None if value.get("cluster") is None else members(value["cluster"]),
         running_operation=_summary(value["running_operation"]),
         last_operation=_summary(value["last_operation"]),
     )
@@ -177,20 +165,18 @@ def dry_run(value: Any) -> DryRun:
     )
 
 
-def members(value: Any) -> Members:
-    """``healthy`` means answering and healthy: an unknown is not taken for a yes."""
-    found = tuple(
-        Member(
-            id=str(one["id"]),
-            name=one["name"],
-            address=str(one.get("address") or ""),
-            voter=one["voter"] is True,
-            healthy=one["healthy"] is True,
-            leader=one.get("leader") is True,
-        )
-        for one in value["members"]
+def members(value: Any) -> ClusterView:
+    return ClusterView(
+        members=tuple(_known(ClusterMember, one) for one in value["members"]),
+        quorum=None if value["quorum"] is None else _known(Quorum, value["quorum"]),
+        alarms=None if value["alarms"] is None else tuple(value["alarms"]),
+        sentence=value["sentence"],
     )
-    return Members(found, str(value.get("sentence", "")))
+
+
+def _known(kind: type[T], value: Any) -> T:
+    """A dataclass of the members of a JSON object that it knows."""
+    return kind(**{field.name: value[field.name] for field in dataclasses.fields(kind)})  # type: ignore[arg-type]
 
 
 def backups(value: Any) -> tuple[Mapping[str, Any], ...]:

@@ -37,11 +37,12 @@ IN_BETWEEN = (502, 503, 504)
 
 
 class Later(Exception):
-    """The agent is starting, stopping, or has too many callers: nothing was done."""
+    """The agent is starting, stopping, or is asked too much: nothing was done. ``pause``: seconds it wants."""
 
-    def __init__(self, error: AgentError) -> None:
+    def __init__(self, error: AgentError, pause: float) -> None:
         super().__init__(str(error))
         self.error = error
+        self.pause = pause
 
 
 NETWORK = (AgentError, Later, aiohttp.ClientError, OSError, TimeoutError)
@@ -178,6 +179,8 @@ class Retry:
         self._transport.lost()
         # Not all at the same moment: hundreds of callers may have lost the same line.
         pause = self._pause * random.uniform(0.5, 1.0)  # noqa: S311
+        if isinstance(problem, Later):
+            pause = max(pause, problem.pause)
         if final or (heard and not safe) or _clock() + pause > self._until:
             raise (problem.error if isinstance(problem, Later) else problem) from error
         await asyncio.sleep(pause)
@@ -215,7 +218,11 @@ async def _error(name: str, response: aiohttp.ClientResponse) -> Exception:
     except ValueError:
         error = None
     if error is not None:
-        return Later(error) if response.status in LATER else error
+        if response.status not in LATER:
+            return error
+        after = response.headers.get("Retry-After", "")
+        # An agent that starts may be there sooner than it says; a rate limit is not.
+        return Later(error, float(after) if response.status == 429 and after.isdecimal() else 0.0)
     if response.status in IN_BETWEEN:
         return AnswerLost(f"{name} answered HTTP {response.status}, and it was not the agent that said so.")
     return AnswerUnreadable(

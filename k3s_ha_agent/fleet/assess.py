@@ -6,10 +6,10 @@ import dataclasses
 import enum
 from collections.abc import Sequence, Set
 
-from k3s_ha_agent.client import AgentStatus, Members
+from k3s_ha_agent.client import AgentStatus
 from k3s_ha_agent.errors import AgentError, AgentUnreachable, Unavailable
 from k3s_ha_agent.fleet.configuration import Cluster, Server
-from k3s_ha_agent.model import Datastore, Kind, Operation, Outcome, Phase
+from k3s_ha_agent.model import ClusterView, Datastore, Kind, Operation, Outcome, Phase
 
 
 class Need(enum.StrEnum):
@@ -110,28 +110,40 @@ def _held_because(last: Operation) -> str:
     return f"{last.kind} {last.id} was rolled back: {last.reason}"
 
 
-def complaints(cluster: Cluster, views: Sequence[tuple[Server, Members]], seen: Sequence[Seen]) -> tuple[str, ...]:
+def of_one_cluster(seen: Sequence[Seen]) -> bool:
+    """True when all servers see the same members, by etcd's ids."""
+    return len({frozenset(member.id for member in view.members) for _, view in _views(seen)}) <= 1
+
+
+def complaints(cluster: Cluster, seen: Sequence[Seen]) -> tuple[str, ...]:
     """What keeps the cluster from being proven: empty when every server is a healthy voter, and all see the same.
 
-    ``views``: the members as each server sees them. Members are compared by etcd's ids, so that two
-    clusters are never taken for one.
+    Members are compared by etcd's ids, so that two clusters are never taken for one.
     """
     found = []
     needed = len(cluster.servers)
-    if not of_one_cluster(views):
+    if not of_one_cluster(seen):
         found.append("the servers do not see the same members: they are not one cluster")
-    for server, view in views:
+    for server, view in _views(seen):
         voters = sum(1 for member in view.members if member.voter)
-        sick = [member.name or member.id for member in view.members if not member.healthy]
-        if len(view.members) != needed or voters != needed:
+        # What could not be found out is not taken for healthy.
+        sick = [member.name or member.id for member in view.members if not (member.healthy and member.answers)]
+        if not view.members:
+            found.append(f"{server.name}: {view.sentence}")
+        elif len(view.members) != needed or voters != needed:
             found.append(f"{server.name} sees {len(view.members)} members, {voters} voters; needed: {needed}")
         if sick:
             found.append(f"{server.name} sees members that are not healthy: {', '.join(sorted(sick))}")
+        if view.members and view.alarms != ():
+            raised = "unknown" if view.alarms is None else ", ".join(view.alarms)
+            found.append(f"{server.name}: etcd's alarms: {raised}")
     for one in seen:
         if one.status is None:
             found.append(f"{one.server.name} does not answer: {one.error}")
             continue
         node = one.status.node
+        if one.status.cluster is None:
+            found.append(f"{one.server.name}: its agent does not tell the members; upgrade it")
         if node.datastore is not Datastore.ETCD:
             found.append(f"{one.server.name} is not on etcd: {node.datastore_detail}")
         if node.api_ready is not True or node.node_ready is not True:
@@ -139,6 +151,5 @@ def complaints(cluster: Cluster, views: Sequence[tuple[Server, Members]], seen: 
     return tuple(found)
 
 
-def of_one_cluster(views: Sequence[tuple[Server, Members]]) -> bool:
-    """True when all servers see the same members, by etcd's ids."""
-    return len({frozenset(member.id for member in view.members) for _, view in views}) <= 1
+def _views(seen: Sequence[Seen]) -> list[tuple[Server, ClusterView]]:
+    return [(s.server, s.status.cluster) for s in seen if s.status is not None and s.status.cluster is not None]

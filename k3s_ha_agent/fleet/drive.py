@@ -24,7 +24,7 @@ from k3s_ha_agent.errors import (
 )
 from k3s_ha_agent.fleet.assess import Finding, Need, assess, complaints, in_the_way, of_one_cluster
 from k3s_ha_agent.fleet.configuration import Cluster, Fleet, Server
-from k3s_ha_agent.fleet.look import Clients, Endpoints, clients_of, look, members
+from k3s_ha_agent.fleet.look import Clients, Endpoints, clients_of, look
 from k3s_ha_agent.fleet.outcome import OF_NEED, Ending, Result, because, refused
 from k3s_ha_agent.fleet.report import Report
 from k3s_ha_agent.model import Phase
@@ -94,8 +94,10 @@ class Driver:
                 "Look at the operation: k3s-ha-agentctl operations",
             )
         else:
-            if todo.need is Need.JOIN:
-                await self._require_one_cluster(findings, clients)
+            migrated = {finding.server.name for finding in findings if finding.need is Need.NOTHING}
+            if not of_one_cluster([one for one in seen if one.server.name in migrated]):
+                # Nobody joins before those that are on etcd were seen to be one cluster.
+                raise self._ended(Result.BLOCKED, "its servers on etcd do not see the same members: not one cluster")
             await self._begin(todo, clients[todo.server.name])
 
     async def _begin(self, todo: Finding, client: AgentClient) -> None:
@@ -178,15 +180,6 @@ class Driver:
                 failed_evidence=list(operation.failed_evidence),
             )
 
-    async def _require_one_cluster(self, findings: tuple[Finding, ...], clients: Clients) -> None:
-        """Nobody joins before the servers that are on etcd already were seen to be one cluster."""
-        try:
-            views = await members([f.server for f in findings if f.need is Need.NOTHING], clients)
-        except AgentError as error:
-            raise self._ended(_result_of(error), f"its members cannot be listed: {error.detail}") from error
-        if not of_one_cluster(views):
-            raise self._ended(Result.BLOCKED, "its servers on etcd do not see the same members: not one cluster")
-
     async def _verify(self, clients: Clients) -> None:
         """Every server a healthy voter and all of them seeing the same, within the time for it."""
         row = self._report.rows[self._cluster.name]
@@ -194,13 +187,7 @@ class Driver:
         clock = asyncio.get_running_loop().time
         until = clock() + self._fleet.limits.verify
         while True:
-            try:
-                views = await members(list(self._cluster.servers), clients)
-                found = complaints(self._cluster, views, await look(self._cluster, clients))
-            except NotImplementedYet as error:
-                raise self._ended(Result.FAILED, f"its members cannot be listed: {error.detail}") from error
-            except AgentError as error:
-                found = (f"its members cannot be listed: {error.detail}",)
+            found = complaints(self._cluster, await look(self._cluster, clients))
             if not found:
                 voters = len(self._cluster.servers)
                 raise self._ended(Result.DONE, "1 voter, healthy" if voters == 1 else f"{voters} voters, all healthy")

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping
 
-from k3s_ha_agent.client import AgentClient, Endpoint, Members
+from k3s_ha_agent.client import AgentClient, Endpoint
 from k3s_ha_agent.errors import AgentError
 from k3s_ha_agent.fleet.assess import Seen
 from k3s_ha_agent.fleet.configuration import Cluster, Server
@@ -40,9 +40,3 @@ async def _look(server: Server, client: AgentClient) -> Seen:
         return Seen(server, await client.status(), operations)
     except AgentError as error:
         return Seen(server, error=error)
-
-
-async def members(servers: list[Server], clients: Clients) -> list[tuple[Server, Members]]:
-    """etcd's members as each server sees them. Raises the first error."""
-    views = await asyncio.gather(*(clients[server.name].members() for server in servers))
-    return list(zip(servers, views, strict=True))

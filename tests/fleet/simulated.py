@@ -19,7 +19,7 @@ from typing import Any
 from aiohttp import web
 
 from k3s_ha_agent.api.access import Caller
-from k3s_ha_agent.api.routes import Handler, Route
+from k3s_ha_agent.api.routes import Handler
 from k3s_ha_agent.api.server import ApiServer
 from k3s_ha_agent.errors import (
     AlreadyCommitted,
@@ -33,6 +33,8 @@ from k3s_ha_agent.errors import (
 from k3s_ha_agent.model import (
     CheckResult,
     CheckStatus,
+    ClusterMember,
+    ClusterView,
     Datastore,
     Event,
     Kind,
@@ -40,6 +42,7 @@ from k3s_ha_agent.model import (
     Operation,
     Outcome,
     Phase,
+    Quorum,
     StepRecord,
     StepStatus,
     now,
@@ -160,7 +163,7 @@ class SimServer:
     async def start(self) -> None:
         server = ApiServer(self, socket_path=self.path, socket_group="daemon", ready=lambda: True)
         server.routes = tuple(
-            dataclasses.replace(route, handler=self._through_noise(self._handler(route))) for route in server.routes
+            dataclasses.replace(route, handler=self._through_noise(route.handler)) for route in server.routes
         )
         await server.start()
         self._server = server
@@ -171,9 +174,6 @@ class SimServer:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    def _handler(self, route: Route) -> Handler:
-        return self._members if route.path == "/v1/members" else route.handler
 
     def _through_noise(self, handler: Handler) -> Handler:
         """The handler at the end of a bad line: questions and answers get lost, the agent is starting."""
@@ -194,22 +194,6 @@ class SimServer:
             return response
 
         return noisy
-
-    async def _members(self, request: web.Request, caller: Caller) -> web.StreamResponse:
-        members = [
-            {
-                "id": hashlib.sha256(f"{self.cluster.name}/{m.name}".encode()).hexdigest()[:16],
-                "name": f"{m.name}-1a2b3c4d",
-                "address": f"{self.cluster.name}-{m.name}.example",
-                "voter": True,
-                "learner": False,
-                "leader": m is self.cluster.members[0],
-                "healthy": not m.fate.sick,
-                "answers": not m.fate.sick,
-            }
-            for m in self.cluster.members
-        ]
-        return web.json_response({"members": members, "quorum": {}, "sentence": f"{len(members)} servers"})
 
     # --- the manager ---------------------------------------------------------------------------------
 
@@ -348,5 +332,26 @@ class SimServer:
             datastore_detail=f"it is on {self.datastore.value}.",
         )
 
-    def backups(self) -> list[Mapping[str, Any]]:
+    async def members(self) -> ClusterView:
+        if self.datastore is not Datastore.ETCD:
+            return ClusterView((), None, None, f"This server runs on {self.datastore.value}.")
+        members = self.cluster.members
+        shown = [
+            ClusterMember(
+                id=hashlib.sha256(f"{self.cluster.name}/{member.name}".encode()).hexdigest()[:16],
+                name=f"{member.name}-1a2b3c4d",
+                node=member.name,
+                address=f"{member.name}.{self.cluster.name}.example",
+                voter=True,
+                learner=False,
+                leader=member is members[0],
+                answers=True,
+                healthy=not member.fate.sick,
+            )
+            for member in members
+        ]
+        quorum = Quorum(len(members), len(members) // 2 + 1, (len(members) - 1) // 2, len(members))
+        return ClusterView(tuple(shown), quorum, (), f"{len(members)} servers.")
+
+    async def backups(self) -> list[Mapping[str, Any]]:
         return []

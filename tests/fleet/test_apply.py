@@ -34,7 +34,9 @@ async def test_a_fleet_is_done_and_stays_done(make_fleet: MakeFleet) -> None:
 
 
 async def test_no_token_is_told(make_fleet: MakeFleet) -> None:
-    fleet = await make_fleet({"a": THREE, "b": THREE, "c": [Fate(), Fate(outcomes=BACK)], "d": [Fate(), Fate(refused=True)]})
+    fleet = await make_fleet(
+        {"a": THREE, "b": THREE, "c": [Fate(), Fate(outcomes=BACK)], "d": [Fate(), Fate(refused=True)]}
+    )
     done = await fleet.run("apply", "--log", str(fleet.log))
     assert [o.kind.value for o in fleet.world.clusters["b"].servers[2].operations] == ["join"], "b joins by token"
     everything = done.out + done.err + fleet.log.read_text()
@@ -131,7 +133,9 @@ async def test_asked_to_stop_it_leaves_what_it_began(make_fleet: MakeFleet, numb
 async def test_servers_of_two_clusters_are_not_taken_for_one(make_fleet: MakeFleet) -> None:
     fleet = await make_fleet({"x": [Fate(), Fate()], "y": [Fate(), Fate(), Fate()]})
     assert (await fleet.run("apply")).code == 0
-    text = fleet.file.read_text().replace("x-b.sock", "swap").replace("y-b.sock", "x-b.sock").replace("swap", "y-b.sock")
+    text = (
+        fleet.file.read_text().replace("x-b.sock", "swap").replace("y-b.sock", "x-b.sock").replace("swap", "y-b.sock")
+    )
     fleet.file.write_text(text)
     done = await fleet.run("status", "-o", "json")
     assert done.code == 1

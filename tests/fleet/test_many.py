@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -48,7 +49,7 @@ def assert_waves_kept(world: World) -> None:
     """Nothing of a wave begins before everything of the one before has ended; never more than allowed at once."""
     known = spans(world)
     waves = [[known[name] for name in wave if name in known] for wave in waves_of(list(FATES))]
-    for before, after in zip(waves, waves[1:], strict=False):
+    for before, after in itertools.pairwise(waves):
         assert before and after, "a wave in which nothing happened shows nothing"
         assert max(end for _, end in before) < min(begin for begin, _ in after)
     assert 1 < most_at_once(world) <= WAVES["at_once"]
