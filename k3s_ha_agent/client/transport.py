@@ -170,7 +170,7 @@ class Retry:
 
     async def after(self, error: Exception, *, safe: bool) -> None:
         """Returns when it is time to ask again; raises when it is not to be asked again."""
-        problem = _named(self._transport.endpoint.name, error)
+        problem = _named(self._transport.endpoint, error)
         if not isinstance(problem, Later) and not isinstance(problem, AgentUnreachable):
             self._transport.answered()
             raise problem from None
@@ -231,10 +231,11 @@ async def _error(name: str, response: aiohttp.ClientResponse) -> Exception:
     )
 
 
-def _named(name: str, error: Exception) -> Exception:
+def _named(endpoint: Endpoint, error: Exception) -> Exception:
     """An exception of the network as one of ours; ours stay as they are."""
     if isinstance(error, AgentError | Later):
         return error
+    name = endpoint.name
     cause = _tls_cause(error)
     if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ServerTimeoutError):
         # No connection came about. (Nothing else raises ServerTimeoutError: only sock_connect is set.)
@@ -246,15 +247,17 @@ def _named(name: str, error: Exception) -> Exception:
             )
         return AgentUnreachable(f"No agent answers on {name}: {_why(error)}.", next_step="See whether it runs.")
     if cause is not None:
-        # In TLS 1.3 the server's refusal of our certificate comes after the handshake.
+        # In TLS 1.3 the server's refusal of our certificate comes after the handshake, if it is told at all.
         return _Untrusted(f"{name} broke the TLS connection: {cause}.", next_step="Look at the client certificate.")
-    return AnswerLost(f"{name} did not answer: {_why(error)}.", next_step="See whether the agent runs.")
+    look = " and takes this client certificate" if endpoint.tls is not None else ""
+    return AnswerLost(f"{name} did not answer: {_why(error)}.", next_step=f"See whether the agent runs{look}.")
 
 
 def _tls_cause(error: BaseException | None) -> str | None:
     """What TLS complains of, when it does."""
     while error is not None:
-        if isinstance(error, ssl.SSLCertVerificationError):
+        # (aiohttp's own class of that name is one, too, without the words.)
+        if isinstance(error, ssl.SSLCertVerificationError) and hasattr(error, "verify_message"):
             return error.verify_message
         # Older releases of aiohttp keep the words of an alert only.
         alert = re.search(r"\[SSL: (\w*ALERT\w*)\]", str(error))
