@@ -68,7 +68,7 @@ async def test_a_server_of_strangers_is_refused_at_once(
     way = await line((await start()).path, server_context(tmp_path, theirs, clients=ours))
     context = client_context(tmp_path, ours)
     agent = make_client(https(f"https://127.0.0.1:{way.port}", context), patience=3600)
-    with pytest.raises(errors.AgentUnreachable, match="cannot be trusted: .*issuer"):
+    with pytest.raises(errors.AgentUnreachable, match=r"cannot be trusted: .*issuer"):
         await asyncio.wait_for(agent.status(), 60)
     assert way.heads == []
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+import sys
 
 import pytest
 
 from k3s_ha_agent.model import Outcome
 from tests.fleet.conftest import BACK, MakeFleet, finish
 from tests.fleet.simulated import TOKEN, Fate
+from tests.unit.ctl.test_terminal import Terminal
 
 THREE = [Fate(), Fate(), Fate()]
 
@@ -159,3 +162,31 @@ async def test_the_log_tells_it_all(make_fleet: MakeFleet) -> None:
     assert [event["idempotency_key"] for event in begun] == ["fleet/sims/x/a/migrate/1", "fleet/sims/x/b/join/1"]
     assert [event["outcome"] for event in fleet.events("operation-ended")] == ["succeeded", "rolled_back"]
     assert fleet.events("run-ended")[0]["exit_code"] == done.code == 3
+
+
+async def test_on_a_terminal_it_asks_and_draws(make_fleet: MakeFleet) -> None:
+    """A real terminal (a pty): the question, the picture drawn anew, colours, and the table of what failed."""
+    fleet = await make_fleet({"x": THREE, "y": [Fate(outcomes=BACK)]}, step_time=0.1, waves={"size": 1})
+    command = [sys.executable, "-m", "k3s_ha_agent.fleet.main", "apply", str(fleet.file)]
+
+    def refuse() -> int:
+        terminal = Terminal(command)
+        terminal.until("Apply to 2 clusters?")
+        terminal.type("n\n")
+        return terminal.end()
+
+    assert await asyncio.to_thread(refuse) == 1
+    assert fleet.world.history == []
+
+    def agree() -> tuple[int, str]:
+        terminal = Terminal(command)
+        terminal.until("[y/N]")
+        terminal.type("y\n")
+        return terminal.end(), terminal.text
+
+    code, text = await asyncio.to_thread(agree)
+    assert code == 3
+    assert "wave 1 of 2" in text and "running" in text and "a migrate" in text
+    assert re.search(r"\x1b\[[0-9;]*3[0-9]m", text), "no colours"
+    assert re.search(r"\x1b\[[0-9]*A", text), "never drawn anew"
+    assert "Ended: 1 done, 1 rolled back." in text
