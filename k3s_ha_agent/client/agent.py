@@ -23,7 +23,7 @@ CALL_TIMEOUT = 60.0
 """Seconds an answer may take."""
 CHECKS_TIMEOUT = 900.0
 """Seconds an answer may take that needs the checks made: they copy the datastore and measure the disk."""
-LONGEST_WAIT = 30.0
+LONG_POLL = 30.0
 """Seconds of one long poll. Short, so that a line that died without a word is noticed."""
 PATIENCE = 120.0
 
@@ -32,12 +32,13 @@ class AgentClient:
     """Asks one agent. Use it as an asynchronous context manager, in one event loop.
 
     ``patience``: seconds an agent that went away is waited for before AgentUnreachable is raised;
-    may be set at any time. Every call raises the class of ``errors.py`` that the agent's problem
+    may be set at any time. ``long_poll``: seconds of one question of ``wait``. Every call raises the class of ``errors.py`` that the agent's problem
     document names.
     """
 
-    def __init__(self, endpoint: Endpoint, *, patience: float = PATIENCE) -> None:
+    def __init__(self, endpoint: Endpoint, *, patience: float = PATIENCE, long_poll: float = LONG_POLL) -> None:
         self._transport = Transport(endpoint, patience)
+        self._long_poll = long_poll
 
     async def __aenter__(self) -> Self:
         return self
@@ -179,10 +180,10 @@ class AgentClient:
         clock = asyncio.get_running_loop().time
         until = None if timeout is None else clock() + timeout
         while True:
-            left = LONGEST_WAIT if until is None else min(LONGEST_WAIT, until - clock())
+            left = self._long_poll if until is None else min(self._long_poll, until - clock())
             target = f"{_target(operation_id)}/wait?timeout={format_duration(max(0.0, left))}"
             try:
-                answer = await self._get(target, CALL_TIMEOUT + LONGEST_WAIT)
+                answer = await self._get(target, CALL_TIMEOUT + self._long_poll)
             except NotFinishedYet:
                 if until is not None and clock() >= until:
                     raise

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from k3s_ha_agent import errors
 from k3s_ha_agent.api import problems
-from k3s_ha_agent.client import AgentClient, AnswerUnreadable, JoinRequest, MigrateRequest, RollbackRequest
+from k3s_ha_agent.client import AgentClient, AnswerUnreadable, JoinRequest, MigrateRequest, RollbackRequest, unix_socket
 from k3s_ha_agent.client.answers import EventParser
 from k3s_ha_agent.client.problems import classes, error_of
 from k3s_ha_agent.client.requests import body
@@ -68,6 +68,17 @@ async def test_waiting_ends_in_time_and_aborting(start: Start, make_client: Make
     assert (await agent.wait(begun.operation.id, timeout=60)).outcome is Outcome.ROLLED_BACK
     with pytest.raises(errors.Conflict, match="has finished"):
         await agent.abort(begun.operation.id)
+
+
+async def test_waiting_asks_again_as_long_as_it_takes(start: Start) -> None:
+    running = await start(Play(hold_at="prove"))
+    async with AgentClient(unix_socket(running.path), long_poll=0.1) as agent:
+        begun = await agent.migrate()
+        waiting = asyncio.ensure_future(agent.wait(begun.operation.id))
+        await asyncio.sleep(0.5)
+        assert not waiting.done()
+        running.manager.released.set()
+        assert (await waiting).outcome is Outcome.SUCCEEDED
 
 
 async def test_a_dry_run_begins_nothing(start: Start, make_client: MakeClient) -> None:

@@ -119,6 +119,23 @@ class World:
         async with self.happened:
             await self.happened.wait_for(lambda: sum(1 for h in self.history if h[0] == "began") >= number)
 
+    def spans(self) -> dict[str, tuple[int, int]]:
+        """For each cluster that was touched, when its first operation began and its last one ended, in history."""
+        found: dict[str, tuple[int, int]] = {}
+        for moment, (_, cluster, _, _) in enumerate(self.history):
+            found[cluster] = (found.get(cluster, (moment, 0))[0], moment)
+        return found
+
+    def most_at_once(self) -> int:
+        """The most clusters that were between their first and their last act at the same moment."""
+        spans = self.spans().values()
+        changes = sorted([(begin, 1) for begin, _ in spans] + [(end, -1) for _, end in spans])
+        now = most = 0
+        for _, change in changes:
+            now += change
+            most = max(most, now)
+        return most
+
     def state(self) -> dict[str, list[Any]]:
         """What became of every server: datastore and operations."""
         return {

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from k3s_ha_agent.model import Outcome
-from tests.fleet.conftest import BACK, MakeFleet, finish
+from tests.fleet.conftest import BACK, MakeFleet, finish, kill
 from tests.fleet.simulated import TOKEN, Fate
 from tests.unit.ctl.test_terminal import Terminal
 
@@ -131,6 +131,19 @@ async def test_asked_to_stop_it_leaves_what_it_began(make_fleet: MakeFleet, numb
     assert done.code == 130 and "Go on: k3s-ha-fleet apply" in done.err and "Traceback" not in done.err
     assert (await fleet.run("apply")).code == 0
     assert [len(server.operations) for server in fleet.world.clusters["x"].servers] == [1, 1, 1]
+
+
+async def test_what_a_killed_run_began_counts_among_those_at_once(make_fleet: MakeFleet) -> None:
+    """Also where it stands last in the file: else it would go on beside as many others as are allowed."""
+    fleet = await make_fleet({name: THREE for name in "uvwxyz"}, step_time=0.05, waves={"size": 6, "at_once": 2})
+    child = await fleet.start("apply", "--cluster", "y", "--cluster", "z")
+    await asyncio.wait_for(fleet.world.until_begun(2), 60)
+    fleet.world.hold()
+    await kill(child)
+    fleet.world.until_watched()
+    assert (await fleet.run("apply")).code == 0
+    assert fleet.world.most_at_once() == 2
+    assert fleet.world.spans().keys() == set("uvwxyz")
 
 
 async def test_servers_of_two_clusters_are_not_taken_for_one(make_fleet: MakeFleet) -> None:

@@ -20,24 +20,6 @@ WAVES: dict[str, Any] = {"canary": ["site-006", "site-001"], "size": 60, "at_onc
 FATES = random_fates(NUMBER, SEED)
 
 
-def spans(world: World) -> dict[str, tuple[int, int]]:
-    """For each cluster that was touched, when its first operation began and its last one ended, in history."""
-    found: dict[str, tuple[int, int]] = {}
-    for moment, (_, cluster, _, _) in enumerate(world.history):
-        found[cluster] = (found.get(cluster, (moment, 0))[0], moment)
-    return found
-
-
-def most_at_once(world: World) -> int:
-    """The most clusters that were between their first and their last act at the same moment."""
-    ends = [(begin, 1) for begin, _ in spans(world).values()] + [(end, -1) for _, end in spans(world).values()]
-    now = most = 0
-    for _, change in sorted(ends):
-        now += change
-        most = max(most, now)
-    return most
-
-
 def waves_of(names: Sequence[str]) -> list[set[str]]:
     """The waves as they should be, made here once more."""
     others = [name for name in names if name not in WAVES["canary"]]
@@ -47,12 +29,12 @@ def waves_of(names: Sequence[str]) -> list[set[str]]:
 
 def assert_waves_kept(world: World) -> None:
     """Nothing of a wave begins before everything of the one before has ended; never more than allowed at once."""
-    known = spans(world)
+    known = world.spans()
     waves = [[known[name] for name in wave if name in known] for wave in waves_of(list(FATES))]
     for before, after in itertools.pairwise(waves):
         assert before and after, "a wave in which nothing happened shows nothing"
         assert max(end for _, end in before) < min(begin for begin, _ in after)
-    assert 1 < most_at_once(world) <= WAVES["at_once"]
+    assert 1 < world.most_at_once() <= WAVES["at_once"]
 
 
 def assert_begun_once(world: World) -> None:
@@ -143,5 +125,5 @@ async def test_it_stops_after_so_many_failures(make_fleet: MakeFleet, results: d
         for number, wave in enumerate(waves):
             for name in wave:
                 assert found[name] == (results[name] if number < 3 else "not_begun")
-        assert spans(fleet.world).keys() <= waves[0] | waves[1] | waves[2]
+        assert fleet.world.spans().keys() <= waves[0] | waves[1] | waves[2]
     assert_begun_once(fleet.world)
