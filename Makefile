@@ -16,7 +16,11 @@ ARGS :=
 
 include packaging/packaging.mk
 
+<<<<<<< HEAD
 .PHONY: help setup lab-root lint format unit newest standin dbus api crash soak lab bench demo test clean distclean
+=======
+.PHONY: help setup lab-root lint format unit newest standin dbus api client fleet crash soak lab demo test clean distclean
+>>>>>>> fleet
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -39,7 +43,7 @@ unit: setup ## unit tests, with Debian's versions of the dependencies
 	$(PYTEST) tests/unit $(ARGS)
 
 newest: setup ## unit and API tests, with the newest versions of the dependencies
-	$(SUDO) $(NEWEST) tests/unit tests/api $(ARGS)
+	$(SUDO) $(NEWEST) tests/unit tests/api tests/client $(ARGS)
 
 standin: setup ## the stand-in k3s keeps to what real k3s was seen to do
 	$(SUDO) $(PYTEST) tests/standin $(ARGS)
@@ -50,8 +54,19 @@ dbus: setup ## the systemd client, on a real dbus-daemon with a systemd1 of the 
 api: setup ## the HTTP API
 	$(SUDO) $(PYTEST) tests/api $(ARGS)
 
+<<<<<<< HEAD
 crash: setup ## the agent killed at every point of every plan; prints the table
 	$(SUDO) env K3S_HA_AGENT_CRASH=full $(PYTEST) tests/crash -s --timeout=0 $(ARGS)
+=======
+client: setup ## the Python client, against the real API
+	$(SUDO) $(PYTEST) tests/client $(ARGS)
+
+fleet: setup ## the fleet driver, over three hundred simulated clusters
+	$(SUDO) $(PYTEST) tests/fleet $(ARGS)
+
+crash: setup ## the agent killed at every point of every plan
+	$(SUDO) $(PYTEST) tests/crash $(ARGS)
+>>>>>>> fleet
 
 soak: setup ## random kills, 200 rounds
 	$(SUDO) env K3S_HA_AGENT_SOAK_ROUNDS=$${K3S_HA_AGENT_SOAK_ROUNDS:-200} $(PYTEST) tests/crash -k soak -s --timeout=0 $(ARGS)
@@ -67,7 +82,7 @@ demo: lab-root ## watch a server move to etcd, and a sabotaged one roll back by 
 	@$(SUDO) $(PYTHON) -m tests.lab.demo
 
 test: lab-root lint ## everything above
-	$(SUDO) $(NEWEST) tests/unit tests/api -q
+	$(SUDO) $(NEWEST) tests/unit tests/api tests/client -q
 	$(SUDO) $(PYTEST) $(SUITES) $(ARGS)
 
 clean: ## remove what builds and killed test runs left behind

@@ -208,7 +208,13 @@ class TokenError(AgentError):
     code, title = "token", "The server token is missing or not valid"
 
 
+class UnknownProblem(AgentError):
+    """Raised by clients only: the agent is newer. Its code is in ``extensions``."""
+
+    code, title = "unknown-problem", "The agent named a problem this version does not know"
+
+
 class AgentUnreachable(AgentError):
-    """Raised by the command line only."""
+    """Raised by clients only."""
 
     code, title, status, exit_code = "agent-unreachable", "The agent does not answer", 503, 7

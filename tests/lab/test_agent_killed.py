@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable
 
 import pytest
@@ -40,6 +41,15 @@ def agent(node: Node) -> int:
     leader = node.leader()
     assert leader is not None
     return next(pid for pid in system.children(leader) if system.command_line(pid)[-1:] == ["/usr/bin/k3s-ha-agent"])
+
+
+def wait_until_on_etcd(node: Node) -> None:
+    """k3s has ended its copy with nobody watching."""
+    node.wait_for(lambda: node.k3s_ready() and "etcd" in node.roles(), what="k3s is on etcd")
+
+
+def wait_for_the_rescue(node: Node) -> None:
+    node.wait_for(lambda: record(node)["phase"] == "finished", timeout=180, what="the rescue has come")
 
 
 # --- and started again -----------------------------------------------------------------------------
@@ -85,9 +95,9 @@ def test_started_again_after_the_deadline_it_goes_back(new_server: NewServer) ->
     operation = begin(node, timeout="6s", stability="1s")
     wait_for_copy(node)
     node.systemctl("stop", AGENT)
-    ready = node.wait_for(lambda: node.k3s_ready() and "etcd" in node.roles(), what="k3s has ended its copy unwatched")
+    wait_until_on_etcd(node)
     deadline = float(record(node)["facts"]["deadline_boottime"])
-    node.wait_for(lambda: ready and float(node.read("/proc/uptime").split()[0]) > deadline, what="the deadline is past")
+    node.wait_for(lambda: time.clock_gettime(time.CLOCK_BOOTTIME) > deadline, what="the deadline is past")
     node.systemctl("start", AGENT)
 
     ended = wait_until_finished(node, operation)
@@ -158,10 +168,10 @@ def test_the_timer_brings_sqlite_back(new_server: NewServer) -> None:
         else:
             node.systemctl("stop", AGENT)
     for node in before:
-        node.wait_for(lambda node=node: "etcd" in node.roles() if node.k3s_ready() else False, what="k3s is on etcd")
+        wait_until_on_etcd(node)
         assert node.active(RESCUE_TIMER) and record(node)["outcome"] is None
     for node, was in before.items():
-        node.wait_for(lambda node=node: record(node)["phase"] == "finished", timeout=180, what="the rescue has come")
+        wait_for_the_rescue(node)
         ended = record(node)
         assert (ended["outcome"], ended["committed"], ended["finished_by"]) == ("rolled_back", False, "rescue")
         on_sqlite_as_before(node, was)
@@ -183,7 +193,7 @@ def test_an_agent_that_cannot_start_any_more_calls_the_rescue(new_server: NewSer
     node.write("/usr/bin/k3s-ha-agent", "#!/bin/sh\nexit 1\n", mode=0o755)
     os.kill(pid, signal.SIGKILL)
 
-    node.wait_for(lambda: record(node)["phase"] == "finished", what="the rescue has come")
+    wait_for_the_rescue(node)
 
     ended = record(node)
     assert (ended["id"], ended["outcome"], ended["finished_by"]) == (operation, "rolled_back", "rescue")

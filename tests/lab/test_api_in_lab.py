@@ -12,12 +12,11 @@ import pytest
 
 from tests.lab import system
 from tests.lab.lab import Lab
-from tests.lab.node import AGENT, SOCKET, Answer, Node
+from tests.lab.node import AGENT, SERVER, SOCKET, Answer, Node
 from tests.lab.scenarios import (
     CONFLICT,
     DONE,
     ROLLED_BACK,
-    SERVER,
     STATE,
     SharedServer,
     begin,

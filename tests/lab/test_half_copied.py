@@ -45,10 +45,13 @@ def about_to_be_killed(new_server: NewServer, version: str = "v1.22.2+k3s1") -> 
     return node, look(node)
 
 
-def open_gate_by_hand(node: Node) -> None:
-    """What somebody does who finds the drop-in odd: with it goes Restart=no."""
+def open_gate_by_hand(node: Node, how: str = "removed") -> None:
+    """What somebody does who finds the gate in his way: its drop-in removed, or overridden by a later one."""
     assert node.exists(GATE)
-    node.remove(GATE)
+    if how == "removed":
+        node.remove(GATE)
+    else:
+        node.write(FAULTS, "[Service]\nRestartSec=100ms\nRestart=always\nExecStartPre=\n")
     node.systemctl("daemon-reload")
     assert node.show(K3S, "Restart")["Restart"] == "always"
 
@@ -105,16 +108,17 @@ def test_a_release_that_does_not_come_up_on_it(new_server: NewServer) -> None:
     rolled_back(node, operation, before)
 
 
-def test_while_the_agent_is_stopped(new_server: NewServer) -> None:
+@pytest.mark.parametrize(("how", "why"), [("removed", "lost its gate"), ("overridden", "")])
+def test_while_the_agent_is_stopped(new_server: NewServer, how: str, why: str) -> None:
     node, before = about_to_be_killed(new_server)
     operation = begin(node)
     wait_for_copy(node)
     node.systemctl("stop", AGENT)
-    open_gate_by_hand(node)
+    open_gate_by_hand(node, how)
     looks_like_a_success(node, before)
     assert record(node)["outcome"] is None, "a stopped agent has ended the operation"
     node.systemctl("start", AGENT)
-    rolled_back(node, operation, before)
+    rolled_back(node, operation, before, why)
 
 
 def test_while_the_agent_is_dead_and_then_the_machine_is_rebooted(new_server: NewServer) -> None:

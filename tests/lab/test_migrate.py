@@ -9,12 +9,11 @@ from typing import Any
 
 import pytest
 
-from tests.lab.node import AGENT, K3S, Node
+from tests.lab.node import AGENT, K3S, SERVER, Node
 from tests.lab.scenarios import (
     DONE,
     EVIDENCE_OF_MIGRATE,
     GATE,
-    SERVER,
     STATE,
     Before,
     look,

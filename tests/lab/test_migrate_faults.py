@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -35,7 +36,7 @@ EXTRA = "/registry/configmaps/seeded/never-written"
 
 @dataclasses.dataclass(frozen=True)
 class Fault:
-    faults: dict[str, object]
+    faults: dict[str, Any]
     """Of the stand-in (tests/standin/README.md), in force while it goes to etcd."""
     evidence: str
     """What must be named as failed: a fact that could not be proven, or the step that did not end."""
@@ -127,8 +128,9 @@ def test_a_half_copy_is_not_started_by_hand(server: Node) -> None:
     never_called_a_success(server)
 
 
-def test_a_way_back_that_cannot_be_proven_is_said_aloud(server: Node) -> None:
+def test_a_way_back_that_cannot_be_proven_is_said_aloud(new_server: Callable[..., Node]) -> None:
     """k3s starts neither on etcd nor on SQLite: nothing is called rolled back, and the gate stays closed."""
+    server = new_server("n2", agent={"undo_timeout": "8s", "stability_window": "1s"})
     before = look(server)
     server.standin(faults={"exit_at": "before-ready"})
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.lab.lab import Lab
-from tests.lab.node import AGENT, K3S, Node
+from tests.lab.node import AGENT, K3S, SERVER, Node
 from tests.lab.scenarios import (
     DB,
     DONE,
@@ -25,7 +25,6 @@ from tests.lab.scenarios import (
     GATE,
     QUARANTINE,
     REFUSED,
-    SERVER,
     STATE,
     VERSION,
     SharedServer,
@@ -171,15 +170,15 @@ def big_value(node: Node) -> Iterator[None]:
 
 @contextmanager
 def slow_disk(node: Node) -> Iterator[None]:
-    settings = {"fsync_warn": "0.001ms", "fsync_refuse": "0.001ms"}
-    restarted(node, settings)
+    restarted(node, fsync_warn="0.001ms", fsync_refuse="0.001ms")
     try:
         yield
     finally:
-        restarted(node, {})
+        restarted(node)
 
 
-def restarted(node: Node, settings: dict[str, object]) -> None:
+def restarted(node: Node, **settings: object) -> None:
+    """The agent, with these settings."""
     node.agent_settings(**settings)
     node.systemctl("restart", AGENT)
     node.wait_for_agent()

@@ -23,21 +23,23 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "api": GROUND | {"api", "settings", "k3s", "host", "preflight", "operations"},
     "__main__": GROUND | {"settings", "k3s", "host", "preflight", "operations", "api"},
     "ctl": (GROUND - {"durable"}) | {"ctl"},
+    "client": (GROUND - {"durable"}) | {"client"},
+    "fleet": (GROUND - {"durable"}) | {"fleet", "client"},
     "rescue": frozenset(),
 }
 """For each room (a module or package below the top) what it may import of this package. ``k3s`` and ``host`` do not
 know each other; ``rescue`` shares no code with what it rescues."""
 
 OUTSIDE = {
-    "aiohttp": {"k3s", "api"},
+    "aiohttp": {"k3s", "api", "client"},
     "cryptography": {"k3s"},
     "gi": {"host"},
     "psutil": {"host", "preflight"},
     "pydbus": {"host"},
-    "rich": {"ctl"},
+    "rich": {"ctl", "fleet"},
     "structlog": {"host", "preflight", "operations", "api", "__main__"},
     "watchdog": {"host"},
-    "yaml": {"settings", "k3s"},
+    "yaml": {"settings", "k3s", "fleet"},
 }
 """Who may use which module that is not Python's own. What is not listed is no dependency of ours."""
 
@@ -114,6 +116,11 @@ def test_every_room_is_there() -> None:
         ("operations/steps/x.py", "def f():\n    from k3s_ha_agent.api import server"),
         ("ctl/x.py", "from k3s_ha_agent import settings"),
         ("ctl/x.py", "import importlib\nimportlib.import_module('k3s_ha_agent.k3s.kine')"),
+        ("client/x.py", "from k3s_ha_agent import api"),
+        ("client/x.py", "from k3s_ha_agent.durable import write"),
+        ("client/x.py", "import yaml"),
+        ("fleet/x.py", "from k3s_ha_agent.ctl.output import Output"),
+        ("fleet/x.py", "import aiohttp"),
         ("rescue.py", "from k3s_ha_agent.model import FORMAT"),
         ("rescue.py", "import yaml"),
         ("errors.py", "import aiohttp"),
