@@ -10,17 +10,13 @@ export PYTHONDONTWRITEBYTECODE := 1
 PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest
 NEWEST := .venv-newest/bin/python -m pytest
-SUITES := tests/unit tests/standin tests/dbus tests/api tests/packaging tests/crash tests/lab
+SUITES := tests/unit tests/standin tests/dbus tests/api tests/client tests/fleet tests/packaging tests/crash tests/lab
 # Further arguments for pytest: make lab ARGS="-k migrate -x"
 ARGS :=
 
 include packaging/packaging.mk
 
-<<<<<<< HEAD
-.PHONY: help setup lab-root lint format unit newest standin dbus api crash soak lab bench demo test clean distclean
-=======
-.PHONY: help setup lab-root lint format unit newest standin dbus api client fleet crash soak lab demo test clean distclean
->>>>>>> fleet
+.PHONY: help setup lab-root lint format unit newest standin dbus api client fleet crash soak lab bench demo test clean distclean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -54,19 +50,14 @@ dbus: setup ## the systemd client, on a real dbus-daemon with a systemd1 of the 
 api: setup ## the HTTP API
 	$(SUDO) $(PYTEST) tests/api $(ARGS)
 
-<<<<<<< HEAD
-crash: setup ## the agent killed at every point of every plan; prints the table
-	$(SUDO) env K3S_HA_AGENT_CRASH=full $(PYTEST) tests/crash -s --timeout=0 $(ARGS)
-=======
 client: setup ## the Python client, against the real API
 	$(SUDO) $(PYTEST) tests/client $(ARGS)
 
 fleet: setup ## the fleet driver, over three hundred simulated clusters
 	$(SUDO) $(PYTEST) tests/fleet $(ARGS)
 
-crash: setup ## the agent killed at every point of every plan
-	$(SUDO) $(PYTEST) tests/crash $(ARGS)
->>>>>>> fleet
+crash: setup ## the agent killed at every point of every plan; prints the table
+	$(SUDO) env K3S_HA_AGENT_CRASH=full $(PYTEST) tests/crash -s --timeout=0 $(ARGS)
 
 soak: setup ## random kills, 200 rounds
 	$(SUDO) env K3S_HA_AGENT_SOAK_ROUNDS=$${K3S_HA_AGENT_SOAK_ROUNDS:-200} $(PYTEST) tests/crash -k soak -s --timeout=0 $(ARGS)
