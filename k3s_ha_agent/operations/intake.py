@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from k3s_ha_agent.errors import InvalidBody, LostWritesNotConfirmed, PreflightFailed
+from k3s_ha_agent.errors import Conflict, InvalidBody, LostWritesNotConfirmed, PreflightFailed
+from k3s_ha_agent.k3s import bootstrap
 from k3s_ha_agent.k3s.layout import Layout
 from k3s_ha_agent.k3s.token import Token
 from k3s_ha_agent.model import (
@@ -21,7 +22,7 @@ from k3s_ha_agent.model import (
     now,
     to_json,
 )
-from k3s_ha_agent.operations import requests
+from k3s_ha_agent.operations import join_lock, requests
 from k3s_ha_agent.operations.history import last_commitment
 from k3s_ha_agent.operations.lost_writes import lost_writes
 from k3s_ha_agent.operations.planner import Planner, forward_timeout
@@ -30,6 +31,10 @@ from k3s_ha_agent.settings import Settings
 
 JOIN_TIMEOUT_MIN = 300.0
 """Seconds: a join waits for the leader's 15 s tick, and for a learner to be given five minutes (k3s-facts 4.5)."""
+
+
+WAITED_FOR = frozenset({"pending-learner", "server-ports", "members-healthy"})
+"""Checks that refuse because another server is joining just now."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -77,7 +82,11 @@ class Draft:
         return tuple(c for c in self.findings.checks if c.status is CheckStatus.WARNED)
 
     def require_passed(self) -> None:
-        """PreflightFailed with every check, when one of them refuses."""
+        """PreflightFailed with every check, when one of them refuses; Conflict when another server is joining."""
+        names = {check.name for check in self.refused}
+        if "pending-learner" in names and names <= WAITED_FOR:
+            learner = next(check for check in self.refused if check.name == "pending-learner")
+            raise Conflict(learner.found, next_step=learner.remedy, checks=to_json(self.findings.checks))
         if self.refused:
             raise PreflightFailed(
                 f"{len(self.refused)} of {len(self.findings.checks)} checks refuse the {self.operation.kind}: "
@@ -118,6 +127,14 @@ class Intake:
             return draft  # what a plan needs may be missing
         steps = tuple(StepRecord(step.name) for step in self._planner.plan(operation).steps)
         return dataclasses.replace(draft, operation=dataclasses.replace(operation, steps=steps))
+
+    async def refuse_conflict(self, request: requests.Request, draft: Draft) -> None:
+        """Conflict when another server is changing the members of the cluster to be joined, unless it is waited for."""
+        if not isinstance(request, requests.JoinRequest) or request.on_conflict == "wait":
+            return
+        token = Token.parse(draft.token or "")
+        async with await bootstrap.admin(request.server, token, self._settings.runtime_dir) as api:
+            await join_lock.require_free(api)
 
     async def _token(self, request: requests.Request) -> str | None:
         if not isinstance(request, requests.JoinRequest):
@@ -239,7 +256,7 @@ def waited_for(findings: Findings) -> Findings:
         return findings
     checks = tuple(
         dataclasses.replace(c, status=CheckStatus.WARNED)
-        if c.status is CheckStatus.REFUSED and c.name in ("pending-learner", "server-ports", "members-healthy")
+        if c.status is CheckStatus.REFUSED and c.name in WAITED_FOR
         else c
         for c in findings.checks
     )

@@ -8,6 +8,7 @@ allows only one learner anyway; this keeps a second server from finding out half
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from k3s_ha_agent.errors import ApiserverError, Conflict, ObjectNotFound
@@ -26,6 +27,20 @@ async def acquire(api: Apiserver, holder: str, seconds: float) -> None:
     except ObjectNotFound:
         await _write(api, "POST", _COLLECTION, data, None)
         return
+    _refuse_other(found, holder)
+    await _write(api, "PUT", _PATH, data, found["metadata"]["resourceVersion"])
+
+
+async def require_free(api: Apiserver) -> None:
+    """Conflict, naming the holder, while somebody has the lock."""
+    try:
+        found = await api.ask("GET", _PATH)
+    except ObjectNotFound:
+        return
+    _refuse_other(found, "")
+
+
+def _refuse_other(found: Mapping[str, Any], holder: str) -> None:
     current = found.get("data") or {}
     other = current.get("holder", "")
     if other not in ("", holder) and float(current.get("until", "0")) > time.time():
@@ -34,7 +49,6 @@ async def acquire(api: Apiserver, holder: str, seconds: float) -> None:
             next_step='One at a time: wait for it, or ask with {"on_conflict": "wait"}.',
             holder=other,
         )
-    await _write(api, "PUT", _PATH, data, found["metadata"]["resourceVersion"])
 
 
 async def release(api: Apiserver, holder: str) -> None:

@@ -290,6 +290,7 @@ class OperationManager:
             if draft.refused:
                 log.warning(f"{kind} refused by preflight: {', '.join(c.name for c in draft.refused)}.")
             draft.require_passed()
+            await self._intake.refuse_conflict(request, draft)
             await self._intake.confirm_losses(request, draft.operation)
             operation = dataclasses.replace(
                 draft.operation, requested_by=requested_by, idempotency_key=idempotency_key, request_digest=digest

@@ -180,3 +180,23 @@ def test_rescue_takes_a_join_back(two: list[ClusterNode]) -> None:
     assert ended["outcome"] == "rolled_back", ended
     wait_for(lambda: members(n1) == {"n1": True}, "no member of n2 is left")
     nothing_is_left_of(n2)
+
+
+def test_one_join_at_a_time(three: list[ClusterNode]) -> None:
+    """The second is refused with 409 while the first one joins, or waits for it, as asked."""
+    n1, n2, n3 = three
+    migrate(n1)
+    n2.start_agent()
+    n3.start_agent()
+    first = {"timeout": "120s", "stability": "8s", "server": n1.url, "token_file": str(n1.token_for(n2))}
+    second = {"timeout": "120s", "server": n1.url, "token_file": str(n1.token_for(n3))}
+    status, begun = n2.api("POST", "/v1/join", first)
+    assert status == 202, begun
+    wait_for(lambda: "after do take-lock" in n2.trace_text(), "n2 has the lock")
+    status, refused = n3.api("POST", "/v1/join", second)
+    assert (status, refused["code"]) == (409, "conflict"), refused
+    assert n3.records() == []
+    assert finish(n3, "join", {**second, "on_conflict": "wait"})["outcome"] == "succeeded"
+    status, ended = n2.api("GET", f"/v1/operations/{begun['id']}/wait?timeout=60s", timeout=90)
+    assert ended["outcome"] == "succeeded"
+    assert members(n1) == {"n1": True, "n2": True, "n3": True}
