@@ -47,6 +47,12 @@ standin: setup ## the stand-in k3s keeps to what real k3s was seen to do
 dbus: setup ## the systemd client, on a real dbus-daemon with a systemd1 of the tests behind it
 	$(SUDO) $(PYTEST) tests/dbus $(ARGS)
 
+generate: setup ## write man pages, completion and docs/reference anew from their sources
+	$(PYTHON) packaging/generate
+
+contract: setup ## the HTTP API against its contract, by schemathesis
+	$(SUDO) $(NEWEST) tests/contract $(ARGS)
+
 api: setup ## the HTTP API
 	$(SUDO) $(PYTEST) tests/api $(ARGS)
 
@@ -73,7 +79,7 @@ demo: lab-root ## watch a server move to etcd, and a sabotaged one roll back by 
 	@$(SUDO) $(PYTHON) -m tests.lab.demo
 
 test: lab-root lint ## everything above
-	$(SUDO) $(NEWEST) tests/unit tests/api tests/client -q
+	$(SUDO) $(NEWEST) tests/unit tests/api tests/client tests/contract -q
 	$(SUDO) $(PYTEST) $(SUITES) $(ARGS)
 
 clean: ## remove what builds and killed test runs left behind

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import contextlib
 import functools
+import json
 import signal
 import sys
 from collections.abc import Sequence
@@ -14,10 +15,12 @@ from pathlib import Path
 import structlog
 
 from k3s_ha_agent import __version__, durable, settings
+from k3s_ha_agent.api import remote
 from k3s_ha_agent.api.server import ApiServer
-from k3s_ha_agent.errors import AgentError, Unavailable
+from k3s_ha_agent.errors import AgentError, ConfigurationError, Unavailable
 from k3s_ha_agent.host import notify
 from k3s_ha_agent.host.journald import JournalctlSource, JournalSource, configure_logging
+from k3s_ha_agent.host.messages import Message
 from k3s_ha_agent.host.units import Units
 from k3s_ha_agent.k3s.configuration import drop_in_path
 from k3s_ha_agent.k3s.layout import Layout
@@ -105,6 +108,8 @@ async def run(chosen: settings.Settings, journal: JournalSource, observer: Obser
             socket_path=chosen.runtime_dir / "api.sock",
             socket_group=chosen.socket_group,
             ready=journal_read.is_set,
+            audit_log=chosen.state_dir / "audit.jsonl",
+            settings=chosen,
         )
         unfinished = await manager.load()
         journal_read.set()
@@ -118,7 +123,7 @@ async def run(chosen: settings.Settings, journal: JournalSource, observer: Obser
         # k3s is ordered after us at boot, and what is unfinished may need it started: so READY=1 comes
         # before the resumption. Until then the gate keeps k3s from a half-copied datastore.
         notify.ready()
-        log.info(f"k3s-ha-agent {__version__} is ready.", unit=chosen.unit)
+        log.info(f"k3s-ha-agent {__version__} is ready.", unit=chosen.unit, message_id=Message.READY)
         manager.resume(unfinished)
         beat = asyncio.create_task(_heartbeat(manager, restart, stop), name="heartbeat")
         tend = asyncio.create_task(_tend(chosen, manager), name="tend")
@@ -188,12 +193,39 @@ def _where(operation: Operation) -> str:
     return f"{operation.phase} {', '.join(at)}".strip()
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="k3s-ha-agent", description=__doc__)
+def check_config(config: Path, conf_d: Path) -> int:
+    """Print what the settings are and what is wrong with them or the files they name. 0 or 2."""
+    shown: dict[str, object] = {}
+    problems: list[AgentError] = []
+    try:
+        chosen = settings.load(config, conf_d)
+    except AgentError as error:
+        problems.append(error)
+    else:
+        shown = settings.shown(chosen)
+        problems += remote.problems(chosen)
+    told = [{"detail": p.detail, "next_step": p.next_step} for p in problems]
+    print(json.dumps({"ok": not told, "settings": shown, "problems": told}, indent=2))  # noqa: T201
+    return ConfigurationError.exit_code if told else 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser; also what the man page is made from."""
+    parser = argparse.ArgumentParser(
+        prog="k3s-ha-agent",
+        description="Migrates k3s from SQLite to embedded etcd and back, with proof; started by systemd.",
+    )
     parser.add_argument("--version", action="version", version=__version__)
     parser.add_argument("--config", type=Path, default=settings.CONFIG, metavar="FILE", help="default: %(default)s")
     parser.add_argument("--conf-d", type=Path, default=settings.CONF_D, metavar="DIR", help="default: %(default)s")
-    options = parser.parse_args(arguments)
+    parser.add_argument("--check-config", action="store_true", help="check the settings, print them as JSON, and end")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = build_parser().parse_args(arguments)
+    if options.check_config:
+        return check_config(options.config, options.conf_d)
     try:
         chosen = settings.load(options.config, options.conf_d)
         configure_logging(chosen.log_level)

@@ -66,6 +66,10 @@ class RequestTimedOut(AgentError):
     code, title, status = "request-timed-out", "The request did not arrive in time", 408
 
 
+class Unauthorized(AgentError):
+    code, title, status, exit_code = "unauthorized", "The caller did not say who it is", 401, 1
+
+
 class Forbidden(AgentError):
     code, title, status, exit_code = "forbidden", "The caller may not do this", 403, 1
 
@@ -90,6 +94,16 @@ class NotImplementedYet(AgentError):
 
 class Unavailable(AgentError):
     code, title, status, exit_code = "unavailable", "The agent cannot answer now", 503, 7
+
+
+class TooManyRequests(AgentError):
+    code, title, status, exit_code = "too-many-requests", "The caller asks too often", 429, 1
+
+
+class AuditUnavailable(AgentError):
+    """Nothing is changed that could not be written down: the agent fails closed."""
+
+    code, title, status = "audit-unavailable", "The audit log cannot be written", 503
 
 
 # --- why an operation was not begun -----------------------------------------------------------

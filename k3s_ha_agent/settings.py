@@ -9,6 +9,8 @@ the program.
 from __future__ import annotations
 
 import dataclasses
+import functools
+import ipaddress
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -28,7 +30,20 @@ RESCUE_TIMER = "k3s-ha-agent-rescue.timer"
 GATE = "zz-k3s-ha-agent-gate.conf"
 
 _UNIT = re.compile(r"[A-Za-z0-9:_.\\@-]+\.service")
+_LISTEN = re.compile(r"(\d+(?:\.\d+){3}|\[[0-9A-Fa-f:.]+\]):(\d{1,5})")
+_CERTIFICATE_NAME = re.compile(r"(?:CN|URI):[\x20-\x7e]{1,255}")
 _GROUP = re.compile(r"[a-z_][a-z0-9_-]{0,30}\$?")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Address:
+    """An IP address and a port to listen on."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +89,31 @@ class Settings:
     """Seconds: above this the migration is refused unless ``accept_slow_disk`` is given (M12)."""
     log_level: str = "info"
     """One of debug, info, warning, error."""
+    listen_tcp: Address | None = None
+    """Where the API listens on loopback TCP besides its socket, like ``127.0.0.1:9580``; None: nowhere. Only an
+    address of the loopback interface is taken. Callers send the token of ``tcp_token_file``."""
+    tcp_token_file: Path = Path("/etc/k3s-ha-agent/api-token")
+    """The token callers on the TCP port send, 32 characters or more; mode 0600 and owned by root. It
+    carries every role. Read again when the file changes."""
+    listen_tls: Address | None = None
+    """Where the API listens for other machines, like ``0.0.0.0:9581``, with TLS 1.3 and client certificates;
+    None: nowhere."""
+    tls_certificate: Path = Path("/etc/k3s-ha-agent/tls/server.crt")
+    """The agent's certificate with its intermediates, PEM. Read again when one of the TLS files changes."""
+    tls_key: Path = Path("/etc/k3s-ha-agent/tls/server.key")
+    """Its key, PEM, not readable by group and others."""
+    tls_client_ca: Path = Path("/etc/k3s-ha-agent/tls/client-ca.crt")
+    """The authorities whose client certificates are taken, PEM. The system's are not."""
+    tls_client_crl: Path | None = None
+    """Revocation lists of those authorities, PEM; None: revocation is not checked. With lists every
+    connection is refused once one of them has expired."""
+    tls_admin: tuple[str, ...] = ()
+    """Names of client certificates that may do everything: ``CN:name`` for the subject's common name or
+    ``URI:name`` for a subject alternative name; ``*`` stands for any characters."""
+    tls_read: tuple[str, ...] = ()
+    """Names of client certificates that may read everything, metrics included."""
+    tls_metrics: tuple[str, ...] = ()
+    """Names of client certificates that may read ``/metrics`` only."""
 
     @property
     def gate(self) -> Path:
@@ -96,6 +136,19 @@ def load(path: Path = CONFIG, conf_d: Path = CONF_D) -> Settings:
         raise ConfigurationError(f"The settings cannot be read: {error}.") from error
 
 
+def shown(settings: Settings) -> dict[str, Any]:
+    """The settings as they would be written in a file."""
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if isinstance(value, float):
+            value = format_duration(value)
+        elif isinstance(value, Path | Address):
+            value = str(value)
+        found[field.name] = list(value) if isinstance(value, tuple) else value
+    return found
+
+
 def parse(files: list[tuple[str, str]]) -> Settings:
     """The settings of (name, text) pairs, later ones winning per key."""
     values: dict[str, Any] = {}
@@ -111,6 +164,11 @@ def parse(files: list[tuple[str, str]]) -> Settings:
             f"{file}: fsync_warn ({format_duration(settings.fsync_warn)}) is above fsync_refuse "
             f"({format_duration(settings.fsync_refuse)}).",
             next_step="Set fsync_warn to at most fsync_refuse.",
+        )
+    if settings.listen_tls is not None and not (settings.tls_admin or settings.tls_read or settings.tls_metrics):
+        raise ConfigurationError(
+            f"{origin['listen_tls']}: listen_tls is set, but no certificate is given a role.",
+            next_step='Name at least one, for example tls_read: ["CN:fleet-*"].',
         )
     return settings
 
@@ -167,6 +225,34 @@ def _matching(pattern: re.Pattern[str], what: str) -> Callable[[Any], str]:
     return convert
 
 
+def _listen(value: Any, *, loopback: bool) -> Address | None:
+    if value is None:
+        return None
+    match = _LISTEN.fullmatch(value) if isinstance(value, str) else None
+    try:
+        if match is None:
+            raise ValueError
+        address = ipaddress.ip_address(match[1].strip("[]"))
+        found = Address(str(address), int(match[2]))
+    except ValueError:
+        raise ValueError(f"{value!r} is not an address and a port, like 127.0.0.1:9580 or [::1]:9580") from None
+    if not 0 < found.port < 65536:
+        raise ValueError(f"{value!r} has no port from 1 to 65535")
+    if loopback and not address.is_loopback:
+        raise ValueError(f"{value!r} is not on the loopback interface; other machines use listen_tls")
+    return found
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(v, str) and _CERTIFICATE_NAME.fullmatch(v) for v in value):
+        raise ValueError(f'{value!r} is not a list of names of certificates like ["CN:fleet-*", "URI:spiffe://x/y"]')
+    return tuple(value)
+
+
+def _path_or_none(value: Any) -> Path | None:
+    return None if value is None else _path(value)
+
+
 def _address(value: Any) -> str | None:
     if value is None or (isinstance(value, str) and "=" in value and ":" in value):
         return value
@@ -185,6 +271,12 @@ _BY_NAME: Mapping[str, Callable[[Any], Any]] = {
     "socket_group": _matching(_GROUP, "the name of a group"),
     "dbus_address": _address,
     "log_level": _log_level,
+    "listen_tcp": functools.partial(_listen, loopback=True),
+    "listen_tls": functools.partial(_listen, loopback=False),
+    "tls_client_crl": _path_or_none,
+    "tls_admin": _names,
+    "tls_read": _names,
+    "tls_metrics": _names,
 }
 _CONVERT: Mapping[str, Callable[[Any], Any]] = {
     field.name: _BY_NAME[field.name] if field.name in _BY_NAME else _BY_TYPE[str(field.type)]

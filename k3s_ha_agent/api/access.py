@@ -26,12 +26,15 @@ _GROUPS_BYTES = 1024
 
 
 class Role(enum.StrEnum):
-    """What a route needs. Later listeners (TLS) give roles by certificate."""
+    """What a route needs."""
 
     ANYONE = "anyone"
     READ = "read"
     METRICS = "metrics"
     ADMIN = "admin"
+
+
+EVERY_ROLE = frozenset(Role)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -51,6 +54,14 @@ class Caller:
     name: str
     roles: frozenset[Role]
     pid: int
+    """0 when it is on another machine, or not known."""
+    via: str = "socket"
+    """``socket``, ``tcp`` or ``tls``."""
+
+    @property
+    def confidential(self) -> bool:
+        """Whether nobody else on the way could read what it sends, or pretend to be the agent."""
+        return self.via in ("socket", "tls")
 
 
 class SocketOptions(Protocol):
@@ -92,8 +103,23 @@ def identify(request: web.Request, socket_gid: int | None) -> Caller:
     return Caller(f"uid {peer.uid}", roles_of(peer, socket_gid), peer.pid)
 
 
+class SocketDoor:
+    """The unix socket. ``gid``: the group that may change things."""
+
+    def __init__(self, gid: int | None) -> None:
+        self._gid = gid
+
+    def identify(self, request: web.Request, /) -> Caller:
+        return identify(request, self._gid)
+
+
 def require(caller: Caller, role: Role) -> None:
     """Forbidden when the caller has not got the role."""
+    if role not in caller.roles and caller.via == "tls":
+        raise Forbidden(
+            f"The certificate {caller.name} has not got the role {role}.",
+            next_step=f"Give it by the setting tls_{role} of this agent.",
+        )
     if role not in caller.roles:
         raise Forbidden(
             f"{caller.name} may not change anything on this server.",

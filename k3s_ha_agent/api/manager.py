@@ -54,7 +54,18 @@ class OperationManager(Protocol):
         """The members of this server's cluster as it sees them; no members where there is no etcd."""
 
     async def backups(self) -> Sequence[Mapping[str, Any]]:
-        """Kept pre-images, as JSON values, each with ``operation`` and ``created_at``; no secrets.
+        """Kept pre-images, newest first, as JSON values; nothing of their content.
 
-        ``created_at`` is None when nothing is known of the operation any more.
+        Each with ``operation``, ``path``, ``sealed``, ``bytes``, ``created_at`` and ``outcome`` (None when
+        nothing is known of the operation any more), ``k3s_version``, and ``needed``: something could still
+        have to be brought back from it.
+        """
+
+    async def backup(self, operation_id: str, /, *, verify: bool) -> Mapping[str, Any]:
+        """One of them, with ``verified`` (None when not asked for) and ``problem``. NotFound."""
+
+    async def remove_backup(self, operation_id: str, /) -> Mapping[str, Any]:
+        """Remove one that is not needed; returns what it was.
+
+        Raises NotFound, Conflict when it is needed, OperationInProgress or LockHeld.
         """

@@ -12,7 +12,7 @@ from k3s_ha_agent.api.access import Caller
 from k3s_ha_agent.api.manager import OperationManager
 from k3s_ha_agent.api.service import LOOK_AGAIN, Service, gone
 from k3s_ha_agent.api.view import show
-from k3s_ha_agent.errors import InvalidBody, NotFinishedYet
+from k3s_ha_agent.errors import Forbidden, InvalidBody, NotFinishedYet
 from k3s_ha_agent.model import Kind, Operation
 
 
@@ -36,6 +36,11 @@ class OperationCalls:
         requests.refuse_dry_run_in_query(request)
         key = requests.idempotency_key(request)
         body = await requests.read_object(request, timeout=self._service.limits.body_timeout)
+        if "token" in body and not caller.confidential:
+            raise Forbidden(
+                "A token in the body is taken over the unix socket and over TLS only.",
+                next_step="Put it into a file on this server and name that: token_file.",
+            )
         # Any other value of dry_run is for the manager to refuse, with the rest of the body.
         if body.get("dry_run") is True:
             return web.json_response(show(await self._manager.dry_run(kind, body)))

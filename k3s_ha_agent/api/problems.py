@@ -9,7 +9,16 @@ from typing import Any
 from aiohttp import web
 
 from k3s_ha_agent.api.view import show
-from k3s_ha_agent.errors import AgentError, BadRequest, BodyTooLarge, MethodNotAllowed, NotFound, Unavailable
+from k3s_ha_agent.errors import (
+    AgentError,
+    BadRequest,
+    BodyTooLarge,
+    MethodNotAllowed,
+    NotFound,
+    TooManyRequests,
+    Unauthorized,
+    Unavailable,
+)
 
 CONTENT_TYPE = "application/problem+json"
 RETRY_AFTER = 2
@@ -32,6 +41,10 @@ def document(error: AgentError, instance: str) -> dict[str, Any]:
 
 def response(error: AgentError, instance: str) -> web.Response:
     headers = {"Retry-After": str(RETRY_AFTER)} if isinstance(error, Unavailable) else {}
+    if isinstance(error, TooManyRequests):
+        headers["Retry-After"] = str(error.extensions["retry_after"])
+    if isinstance(error, Unauthorized):
+        headers["WWW-Authenticate"] = "Bearer"
     body = json.dumps(document(error, instance), default=_show_extension)
     return web.Response(text=body, status=error.status, content_type=CONTENT_TYPE, headers=headers)
 

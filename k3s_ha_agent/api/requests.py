@@ -123,6 +123,14 @@ def list_limit(request: web.Request) -> int:
     return int(text)
 
 
+def flag(request: web.Request, name: str) -> bool:
+    """``?name=true`` or ``?name=false``; false when it is not there."""
+    text = query(request, name)
+    if text not in (None, "true", "false"):
+        raise BadRequest(f"{name}={text} is neither true nor false.")
+    return text == "true"
+
+
 def preflight_kind(request: web.Request) -> Kind:
     text = query(request, "for")
     try:

@@ -17,7 +17,9 @@ from k3s_ha_agent.api.status import StatusCalls
 
 Handler = Callable[[web.Request, Caller], Awaitable[web.StreamResponse]]
 
-OPERATION = "/v1/operations/{id:[A-Za-z0-9][A-Za-z0-9_.-]{0,127}}"
+ID = "{id:[A-Za-z0-9][A-Za-z0-9_.-]{0,127}}"
+OPERATION = f"/v1/operations/{ID}"
+BACKUP = f"/v1/backups/{ID}"
 """An id is one name, whatever is asked for: it never leads out of a directory."""
 
 
@@ -50,6 +52,9 @@ def table(manager: OperationManager, service: Service) -> tuple[Route, ...]:
         Route("GET", "/v1/preflight", Role.READ, True, status.preflight),
         Route("GET", "/v1/members", Role.READ, True, status.members),
         Route("GET", "/v1/backups", Role.READ, True, status.backups),
+        Route("GET", BACKUP, Role.READ, True, status.backup),
+        Route("DELETE", BACKUP, Role.ADMIN, True, status.remove_backup),
+        Route("GET", "/v1/openapi.json", Role.READ, False, status.openapi),
         Route("GET", "/livez", Role.ANYONE, False, status.livez),
         Route("GET", "/readyz", Role.ANYONE, False, status.readyz),
         Route("GET", "/metrics", Role.METRICS, False, metrics.metrics),

@@ -31,6 +31,17 @@ class Limits:
     long_calls: int = 64
     """The most ``wait`` and ``events`` calls at a time. Each holds a file descriptor of the agent,
     which needs its descriptors for the operation itself."""
+    connections: int = 128
+    """The most connections at a time, for the socket and for each port."""
+    first_request: float = 20.0
+    """How long a connection may be without its first request, shaking hands included."""
+    idle: float = 75.0
+    """How long it may be without another one."""
+    changes_burst: int = 30
+    """How many changes one caller may ask for at once; they come back at ``changes_per_second``."""
+    changes_per_second: float = 1.0
+    look_at_files: float = 2.0
+    """How often the files of token and TLS are looked at."""
 
 
 class Service:

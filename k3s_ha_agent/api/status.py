@@ -1,4 +1,5 @@
-"""What this server is: ``/v1/status``, ``/v1/preflight``, ``/v1/members``, ``/v1/backups``, health."""
+"""What this server is: ``/v1/status``, ``/v1/preflight``, ``/v1/members``, ``/v1/backups``,
+``/v1/openapi.json``, health."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from aiohttp import web
 from k3s_ha_agent import __version__
 from k3s_ha_agent.api import requests
 from k3s_ha_agent.api.access import Caller
+from k3s_ha_agent.api.contract import Contract
 from k3s_ha_agent.api.manager import OperationManager
 from k3s_ha_agent.api.service import Service
 from k3s_ha_agent.api.view import show, summary
@@ -19,6 +21,7 @@ class StatusCalls:
     def __init__(self, manager: OperationManager, service: Service) -> None:
         self._manager = manager
         self._service = service
+        self._contract = Contract()
 
     async def status(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         node, cluster = await asyncio.gather(self._manager.status(), self._manager.members())
@@ -46,6 +49,18 @@ class StatusCalls:
 
     async def backups(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         return web.json_response({"backups": [show(backup) for backup in await self._manager.backups()]})
+
+    async def backup(self, request: web.Request, caller: Caller) -> web.StreamResponse:
+        verify = requests.flag(request, "verify")
+        return web.json_response(show(await self._manager.backup(request.match_info["id"], verify=verify)))
+
+    async def remove_backup(self, request: web.Request, caller: Caller) -> web.StreamResponse:
+        """200 with what it was."""
+        work = self._manager.remove_backup(request.match_info["id"])
+        return web.json_response(show(await self._service.unbroken(work)))
+
+    async def openapi(self, request: web.Request, caller: Caller) -> web.StreamResponse:
+        return web.Response(body=await self._contract.as_json(), content_type="application/json")
 
     async def livez(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         """200 while the agent answers at all."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from k3s_ha_agent import __version__
 from k3s_ha_agent.durations import parse_duration
@@ -106,6 +107,40 @@ def build_parser() -> argparse.ArgumentParser:
 
     abort = command("abort", "Abort a running operation; what it did is undone.")
     abort.add_argument("id", metavar="ID")
+
+    backups = command("backups", "List, verify or remove pre-images, the copies operations keep.")
+    below = backups.add_subparsers(dest="subcommand", metavar="COMMAND", required=True)
+    _sub(below, common, "list", "List the pre-images, newest first.")
+    verify = _sub(
+        below, common, "verify", "Read a pre-image and compare it with its manifest; exits 1 when it is damaged."
+    )
+    verify.add_argument("id", metavar="ID", nargs="*", help="of which operations (default: all)")
+    prune = _sub(below, common, "prune", "Remove pre-images that nothing could need any more.")
+    prune.add_argument("id", metavar="ID", nargs="*", help="of which operations (default: all that are not needed)")
+    prune.add_argument("--keep", type=positive, metavar="N", help="keep the N newest of those, too")
+    prune.add_argument("--dry-run", action="store_true", help="show what would be removed and remove nothing")
+    prune.add_argument("-y", "--yes", action="store_true", help="do not ask for confirmation on a terminal")
+
+    config = command("config", "Look at the agent's settings.")
+    below = config.add_subparsers(dest="subcommand", metavar="COMMAND", required=True)
+    validate = _sub(below, common, "validate", "Check the settings and the files they name; the agent need not run.")
+    validate.add_argument("--config", type=Path, metavar="FILE", help="instead of /etc/k3s-ha-agent/config.yaml")
+    validate.add_argument("--conf-d", type=Path, metavar="DIR", help="instead of /etc/k3s-ha-agent/conf.d")
+
+    bundle = command("support-bundle", "Collect what a report of a problem needs into one file, without secrets.")
+    bundle.add_argument(
+        "--file", type=Path, metavar="FILE", help="where to write it (default: k3s-ha-agent-support-TIME.tar.gz here)"
+    )
+    bundle.add_argument(
+        "--lines", type=positive, metavar="N", default=5000, help="how much of each journal (default: 5000)"
+    )
+    return parser
+
+
+def _sub(below: Any, common: argparse.ArgumentParser, name: str, text: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = below.add_parser(
+        name, help=text, description=text, parents=[common], allow_abbrev=False
+    )
     return parser
 
 

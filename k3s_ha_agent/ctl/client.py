@@ -84,12 +84,26 @@ class Client:
         """The JSON answer. Raises Problem, Forbidden or AgentUnreachable."""
         return self._ask("GET", target, {}, None, timeout)
 
+    def text(self, target: str, *, timeout: float = CALL_TIMEOUT) -> str:
+        """The answer as it is. Raises as ``get``."""
+        connection, response = self._send("GET", target, {}, None, timeout)
+        try:
+            return response.read().decode(errors="replace")
+        except (OSError, http.client.HTTPException) as error:
+            raise AnswerLost(f"The agent's answer cannot be read: {describe(error)}.") from error
+        finally:
+            connection.close()
+
     def post(
         self, target: str, body: Mapping[str, Any], headers: Mapping[str, str], *, timeout: float = CALL_TIMEOUT
     ) -> Any:
         """As ``get``; AnswerLost when the agent may have begun what it was asked."""
         headers = {"Content-Type": "application/json", **headers}
         return self._ask("POST", target, headers, json.dumps(body), timeout)
+
+    def delete(self, target: str, *, timeout: float = CALL_TIMEOUT) -> Any:
+        """As ``post``."""
+        return self._ask("DELETE", target, {}, None, timeout)
 
     def events(self, target: str, last_id: str | None) -> Iterator[ServerEvent]:
         """Events as they come; ends when the stream ends. Raises as ``get``."""

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from k3s_ha_agent.ctl import words
+from k3s_ha_agent.ctl import bundle, words
 from k3s_ha_agent.ctl.arguments import DEFAULT_SOCKET, PROGRAM
+from k3s_ha_agent.ctl.backups import BACKUPS
 from k3s_ha_agent.ctl.client import CHECKS_TIMEOUT, AnswerLost, Client
+from k3s_ha_agent.ctl.config import config
 from k3s_ha_agent.ctl.follow import updates
 from k3s_ha_agent.ctl.output import Output
 from k3s_ha_agent.ctl.views import view_for
@@ -287,6 +289,20 @@ def _follow(operation: Mapping[str, Any], arguments: Arguments, client: Client, 
     return words.exit_code(operation)
 
 
+def backups(arguments: Arguments, client: Client, output: Output) -> int:
+    return BACKUPS[arguments.subcommand](arguments, client, output)
+
+
+def support_bundle(arguments: Arguments, client: Client, output: Output) -> int:
+    path = bundle.write(arguments.file, client, lines=arguments.lines)
+    if output.as_json:
+        output.json({"file": str(path)})
+    else:
+        output.line(f"Written to {path}, readable by you only.")
+        output.line("Tokens, keys and passwords are taken out; look into it before you send it.")
+    return 0
+
+
 COMMANDS: Mapping[str, Command] = {
     "status": status,
     "members": members,
@@ -297,4 +313,7 @@ COMMANDS: Mapping[str, Command] = {
     "operations": operations,
     "watch": watch,
     "abort": abort,
+    "backups": backups,
+    "config": config,
+    "support-bundle": support_bundle,
 }

@@ -98,8 +98,10 @@ def fields_of(level: str, event: Mapping[str, Any]) -> dict[str, str]:
         "PRIORITY": str(_PRIORITIES.get(level, 6)),
         "SYSLOG_IDENTIFIER": IDENTIFIER,
     }
+    if event.get("message_id"):
+        fields["MESSAGE_ID"] = str(event["message_id"])
     for key, value in event.items():
-        if key not in ("event", "level", "timestamp", "exc_info", "exception") and value is not None:
+        if key not in ("message_id", "event", "level", "timestamp", "exc_info", "exception") and value is not None:
             fields[field_name(key)] = str(value)
     if event.get("exception"):
         fields["MESSAGE"] += "\n" + str(event["exception"])
@@ -134,6 +136,11 @@ def _to_journal(_logger: Any, level: str, event: MutableMapping[str, Any]) -> tu
     return (level, fields_of(level, event)), {}
 
 
+def _for_people(_logger: Any, _level: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    event.pop("message_id", None)
+    return event
+
+
 def configure_logging(level: str, *, stream: TextIO | None = None, socket_path: Path = JOURNAL_SOCKET) -> None:
     """Set up structlog, and the standard library's logging (aiohttp, watchdog) to go through it.
 
@@ -151,7 +158,7 @@ def configure_logging(level: str, *, stream: TextIO | None = None, socket_path: 
         factory: Any = lambda *_: sink  # noqa: E731
     else:
         console = structlog.dev.ConsoleRenderer(colors=stream.isatty())
-        processors = [*common, structlog.processors.TimeStamper(fmt="iso", utc=True), console]
+        processors = [*common, _for_people, structlog.processors.TimeStamper(fmt="iso", utc=True), console]
         factory = structlog.PrintLoggerFactory(stream)
     structlog.configure(
         processors=processors,

@@ -21,6 +21,7 @@ from collections.abc import Awaitable
 import structlog
 
 from k3s_ha_agent.errors import Aborted, AgentError, DeadlineExceeded, OutsideError, RecordNotWritten
+from k3s_ha_agent.host.messages import Message
 from k3s_ha_agent.model import Operation, Outcome, Phase, StepStatus, now
 from k3s_ha_agent.operations.journal import Journal
 from k3s_ha_agent.operations.live_run import LiveRun, Publish
@@ -109,7 +110,9 @@ class Engine:
         log.warning(
             f"{run.operation.kind} failed in {step.name}: {detail}",
             operation=run.operation.id,
+            kind=run.operation.kind.value,
             step=step.name,
+            message_id=Message.STEP_FAILED,
             exc_info=None if isinstance(error, AgentError) else error,
         )
         if not run.operation.failed_evidence:
@@ -138,7 +141,7 @@ class Engine:
         await run.save(
             phase=Phase.FINISHED, outcome=Outcome.ROLLED_BACK, finished_at=now(), finished_by="agent", rescue={}
         )
-        run.decide(f"The {run.operation.kind} was rolled back: {run.operation.reason}")
+        run.decide(f"The {run.operation.kind} was rolled back: {run.operation.reason}", Message.ROLLED_BACK)
         run.emit("finished", outcome=Outcome.ROLLED_BACK.value)
 
     async def _undo_step(self, step: Step, run: LiveRun) -> Exception | None:
@@ -177,6 +180,9 @@ class Engine:
             f"The rollback of {run.operation.kind} {run.operation.id} FAILED and this server needs a person: {detail} "
             "The gate stays closed and the pre-image is kept; run: systemctl start k3s-ha-agent-rescue.service",
             operation=run.operation.id,
+            kind=run.operation.kind.value,
+            step=step.name,
+            message_id=Message.ROLLBACK_FAILED,
         )
         run.emit("finished", outcome=Outcome.ROLLBACK_FAILED.value)
 
@@ -209,7 +215,10 @@ class Engine:
         log.error(
             f"{run.operation.kind} {run.operation.id} is committed, but {step.name} did not work: {describe(error)} "
             "It is tried again when the agent starts: systemctl restart k3s-ha-agent.service",
+            operation=run.operation.id,
+            kind=run.operation.kind.value,
             step=step.name,
+            message_id=Message.NOT_TIDIED,
         )
 
     async def _end_committed(self, run: LiveRun) -> None:
@@ -224,7 +233,8 @@ class Engine:
             rescue={},
         )
         run.decide(
-            f"The {run.operation.kind} succeeded." if not failed else f"The {run.operation.kind} succeeded. {reason}"
+            f"The {run.operation.kind} succeeded." if not failed else f"The {run.operation.kind} succeeded. {reason}",
+            Message.SUCCEEDED,
         )
         run.emit("finished", outcome=Outcome.SUCCEEDED.value)
 

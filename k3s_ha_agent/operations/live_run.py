@@ -12,6 +12,7 @@ from typing import Any
 import structlog
 
 from k3s_ha_agent.errors import EvidenceMissing, RecordNotWritten
+from k3s_ha_agent.host.messages import Message
 from k3s_ha_agent.model import Event, Evidence, Operation, Progress, StepRecord, StepStatus, now
 from k3s_ha_agent.operations.journal import Journal
 from k3s_ha_agent.operations.plan import Observer
@@ -91,8 +92,8 @@ class LiveRun:
         self.operation = dataclasses.replace(self.operation, steps=steps)
         self.emit("progress", done=done, total=total, unit=unit)
 
-    def decide(self, sentence: str) -> None:
-        log.info(sentence, operation=self.operation.id, kind=self.operation.kind.value)
+    def decide(self, sentence: str, message: Message | None = None) -> None:
+        log.info(sentence, operation=self.operation.id, kind=self.operation.kind.value, message_id=message)
         self.emit("decision", sentence=sentence)
 
     def evidence(self, name: str, ok: bool, value: str, needed: str = "") -> None:

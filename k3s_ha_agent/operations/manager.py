@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -25,6 +26,7 @@ from k3s_ha_agent.errors import (
     Unavailable,
 )
 from k3s_ha_agent.host.lock import Lock, acquire
+from k3s_ha_agent.host.messages import Message
 from k3s_ha_agent.host.resources import boot_id
 from k3s_ha_agent.model import (
     CheckResult,
@@ -37,10 +39,9 @@ from k3s_ha_agent.model import (
     Phase,
     StepStatus,
 )
-from k3s_ha_agent.operations import requests
+from k3s_ha_agent.operations import backups, requests
 from k3s_ha_agent.operations.engine import Engine, describe
 from k3s_ha_agent.operations.events import EventBook
-from k3s_ha_agent.operations.history import list_backups
 from k3s_ha_agent.operations.intake import Draft, Inspector, Intake
 from k3s_ha_agent.operations.journal import Journal
 from k3s_ha_agent.operations.live_run import LiveRun
@@ -84,6 +85,7 @@ class OperationManager:
         self._known: dict[str, Operation] = {}
         self._run: LiveRun | None = None
         self._preparing: str | None = None
+        self._removing: str | None = None
         self._task: asyncio.Task[None] | None = None
         self._broken: RecordUnreadable | None = None
         self._boot_id = ""
@@ -102,7 +104,7 @@ class OperationManager:
             operations = await in_thread(self._journal.load_all)
         except RecordUnreadable as error:
             self._broken = error
-            log.critical(str(error))
+            log.critical(str(error), message_id=Message.RECORD_UNREADABLE)
             return []
         self._known = {operation.id: operation for operation in operations}
         for operation in operations:
@@ -163,7 +165,12 @@ class OperationManager:
     async def _stuck(self, operation: Operation, error: Exception) -> None:
         """It cannot be gone on with: a disk that takes no record, a lock that stays held, or a bug."""
         bug = None if isinstance(error, AgentError | OSError) else error
-        log.critical(f"{operation.kind} {operation.id} stopped: {describe(error)}", exc_info=bug)
+        log.critical(
+            f"{operation.kind} {operation.id} stopped: {describe(error)}",
+            operation=operation.id,
+            message_id=Message.STOPPED_UNEXPECTEDLY,
+            exc_info=bug,
+        )
         if operation.outcome is not None or operation.committed or not operation.rescue:
             return
         if operation.id not in self._handed_over and not isinstance(error, LockHeld):
@@ -173,7 +180,7 @@ class OperationManager:
     async def _resume(self, operation: Operation, decision: Decision) -> None:
         plan = self._planner.plan(operation)
         run = self._begin(operation)
-        run.decide(decision.sentence)
+        run.decide(decision.sentence, Message.RESUMED)
         try:
             if decision.action in (Action.GO_ON, Action.FINISH):
                 await self._engine.run(plan, run)
@@ -188,7 +195,10 @@ class OperationManager:
             if self._run is not None:
                 run = self._run.operation
                 log.warning(
-                    f"Stopping in the middle of {run.kind} {run.id}; the next start of the agent goes on with it."
+                    f"Stopping in the middle of {run.kind} {run.id}; the next start of the agent goes on with it.",
+                    operation=run.id,
+                    kind=run.kind.value,
+                    message_id=Message.STOPPED_MIDWAY,
                 )
             self._task.cancel()
             await asyncio.wait({self._task})
@@ -227,7 +237,33 @@ class OperationManager:
         return await self._inspector.cluster()
 
     async def backups(self) -> Sequence[Mapping[str, Any]]:
-        return await in_thread(list_backups, self._settings.state_dir, self._newest_first())
+        return await in_thread(backups.listed, self._settings.state_dir, self._newest_first())
+
+    async def backup(self, operation_id: str, *, verify: bool) -> Mapping[str, Any]:
+        """One pre-image; ``verify`` reads all of it. NotFound."""
+        work = functools.partial(backups.one, verify=verify)
+        return await in_thread(work, self._settings.state_dir, self._newest_first(), operation_id)
+
+    async def remove_backup(self, operation_id: str) -> Mapping[str, Any]:
+        """Remove a pre-image nobody needs. NotFound, Conflict, OperationInProgress or LockHeld."""
+        if self._broken is not None:
+            raise self._broken
+        self._refuse_busy()
+        self._removing = operation_id
+        try:
+            held = await self._lock(0.0)
+            try:
+                removed = await in_thread(backups.remove, self._settings.state_dir, self._newest_first(), operation_id)
+            finally:
+                held.release()
+        finally:
+            self._removing = None
+        log.info(
+            f"The pre-image of {operation_id} was removed on request.",
+            operation=operation_id,
+            message_id=Message.BACKUP_REMOVED,
+        )
+        return removed
 
     async def preflight(self, kind: Kind) -> tuple[CheckResult, ...]:
         return (await self._inspector.examine(kind, accept_slow_disk=False, history=self._newest_first())).checks
@@ -288,7 +324,11 @@ class OperationManager:
         try:
             draft = await self._draft(kind, request, operation_id)
             if draft.refused:
-                log.warning(f"{kind} refused by preflight: {', '.join(c.name for c in draft.refused)}.")
+                log.warning(
+                    f"{kind} refused by preflight: {', '.join(c.name for c in draft.refused)}.",
+                    kind=kind.value,
+                    message_id=Message.REFUSED,
+                )
             draft.require_passed()
             await self._intake.refuse_conflict(request, draft)
             await self._intake.confirm_losses(request, draft.operation)
@@ -357,6 +397,20 @@ class OperationManager:
     def _refuse_conflicts(self, kind: Kind) -> None:
         if self._broken is not None:
             raise self._broken
+        self._refuse_busy()
+        failed = next((o for o in self._newest_first() if o.outcome is not None), None)
+        if failed is not None and failed.outcome is Outcome.ROLLBACK_FAILED and failed.rescue:
+            raise Conflict(
+                f"The rollback of {failed.kind} {failed.id} failed and is not settled: {failed.reason}",
+                next_step="Run: systemctl start k3s-ha-agent-rescue.service",
+                operation=failed.id,
+            )
+
+    def _refuse_busy(self) -> None:
+        if self._removing is not None:
+            raise Conflict(
+                f"The pre-image of {self._removing} is being removed.", next_step="Ask again in some seconds."
+            )
         busy = self._preparing or (self._run.operation.id if self._run is not None else None)
         if busy is None and self._task is not None and not self._task.done():
             busy = next((o.id for o in self._newest_first() if o.outcome is None), None)
@@ -365,13 +419,6 @@ class OperationManager:
                 f"{busy} is running; one operation at a time.",
                 next_step=f"Follow it: k3s-ha-agentctl watch {busy}",
                 operation=busy,
-            )
-        failed = next((o for o in self._newest_first() if o.outcome is not None), None)
-        if failed is not None and failed.outcome is Outcome.ROLLBACK_FAILED and failed.rescue:
-            raise Conflict(
-                f"The rollback of {failed.kind} {failed.id} failed and is not settled: {failed.reason}",
-                next_step="Run: systemctl start k3s-ha-agent-rescue.service",
-                operation=failed.id,
             )
 
     # --- running it ------------------------------------------------------------------------------
@@ -396,7 +443,10 @@ class OperationManager:
     async def _drive(self, run: LiveRun, held: Lock) -> None:
         try:
             try:
-                run.decide(f"Beginning {run.operation.kind} {run.operation.id} for {run.operation.requested_by}.")
+                run.decide(
+                    f"Beginning {run.operation.kind} {run.operation.id} for {run.operation.requested_by}.",
+                    Message.BEGUN,
+                )
                 await self._engine.run(self._planner.plan(run.operation), run)
             finally:
                 self._end(run)

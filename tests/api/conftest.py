@@ -18,6 +18,8 @@ import pytest
 
 from k3s_ha_agent.api.server import ApiServer
 from k3s_ha_agent.api.service import Limits
+from k3s_ha_agent.settings import Settings
+from tests.api import contract
 from tests.api.memory_manager import MemoryManager, Play
 
 GROUP = "daemon"
@@ -62,7 +64,9 @@ class Running:
         async with self.session.request(method, f"http://localhost{target}", **options) as response:
             text = await response.text()
             is_json = response.content_type in ("application/json", "application/problem+json")
-            return response.status, json.loads(text) if is_json and text else text, response
+            body = json.loads(text) if is_json and text else text
+            contract.check(method, target, response.status, response.headers, response.content_type, body)
+            return response.status, body, response
 
     async def begin(self, kind: str = "migrate", **body: Any) -> str:
         status, operation, _ = await self.ask("POST", f"/v1/{kind}", json=body)
@@ -84,10 +88,19 @@ async def start(rundir: Path) -> AsyncIterator[Start]:
         group: str = GROUP,
         ready: Callable[[], bool] = lambda: True,
         limits: Limits | None = None,
+        settings: Settings | None = None,
     ) -> Running:
         manager = MemoryManager(play)
         path = rundir / "api.sock"
-        server = ApiServer(manager, socket_path=path, socket_group=group, ready=ready, limits=limits)
+        server = ApiServer(
+            manager,
+            socket_path=path,
+            socket_group=group,
+            ready=ready,
+            audit_log=path.with_name("audit.jsonl"),
+            settings=settings,
+            limits=limits,
+        )
         await server.start()
         session = aiohttp.ClientSession(connector=aiohttp.UnixConnector(path=str(path)))
         running.append(Running(server, manager, path, session))

@@ -24,7 +24,6 @@ from k3s_ha_agent.errors import (
     InvalidBody,
     LostWritesNotConfirmed,
     NotFound,
-    NotImplementedYet,
     OperationInProgress,
     PreflightFailed,
 )
@@ -51,14 +50,11 @@ from k3s_ha_agent.model import (
     operation_to_record,
     to_json,
 )
+from k3s_ha_agent.operations import requests
 
 STEPS = ("save-pre-image", "close-gate", "stop-k3s", "start-k3s", "prove", "commit", "clean-up")
 COMMITMENT = "commit"
 KEYS = 1245
-BODY = {
-    Kind.MIGRATE: {"method", "timeout", "stability", "accept_slow_disk", "dry_run"},
-    Kind.ROLLBACK: {"writes", "confirm_lost_writes", "timeout", "stability", "dry_run"},
-}
 CHECKS = (
     CheckResult("version", CheckStatus.OK, "k3s v1.22.2+k3s1", "≥ v1.22.2"),
     CheckResult("disk-speed", CheckStatus.WARNED, "fsync p99 12 ms", "10 ms", "Use an SSD."),
@@ -81,6 +77,8 @@ class Play:
     """A rollback would lose writes."""
     hold_at: str | None = None
     """The step an operation waits before, until ``release``."""
+    damaged: bool = False
+    """Every pre-image is found damaged."""
     bug: str | None = None
     """The text of an unexpected exception that ``status`` raises."""
     members: int = 0
@@ -94,6 +92,7 @@ class MemoryManager:
         self.operations: dict[str, Operation] = {}
         self.sent: dict[str, list[Event]] = {}
         self.keys: dict[str, tuple[str, str]] = {}
+        self.removed: set[str] = set()
         self.changed = asyncio.Condition()
         self.released = asyncio.Event()
         self.in_submit = asyncio.Event()
@@ -125,7 +124,7 @@ class MemoryManager:
         operation = Operation(
             id=f"op-{len(self.operations) + 1}",
             kind=kind,
-            parameters={k: v for k, v in body.items() if k != "dry_run"},
+            parameters={k: v for k, v in body.items() if k not in ("dry_run", *requests.SECRET)},
             created_at=now(),
             steps=tuple(StepRecord(name) for name in STEPS),
             deadline="2099-01-01T00:00:00Z",
@@ -150,7 +149,7 @@ class MemoryManager:
             "would_be_refused": self.play.refused,
             "refused_by": [c.name for c in checks if c.status is CheckStatus.REFUSED],
             "checks": to_json(checks),
-            "parameters": {k: v for k, v in body.items() if k != "dry_run"},
+            "parameters": {k: v for k, v in body.items() if k not in ("dry_run", *requests.SECRET)},
             "steps": [{"name": s, "after_commitment": s == "clean-up"} for s in STEPS],
             "estimates": {"live_keys": KEYS, "live_bytes": 2048, "timeout_seconds": 300.0, "fsync_p99_seconds": None},
         }
@@ -237,7 +236,41 @@ class MemoryManager:
         return ClusterView(shown, Quorum(voters, needed, voters - needed, voters), (), availability(voters))
 
     async def backups(self) -> list[Mapping[str, Any]]:
-        return [{"operation": o.id, "created_at": o.created_at, "bytes": 1} for o in self.operations.values()]
+        return [self._backup(o) for o in reversed(self.operations.values()) if o.id not in self.removed]
+
+    async def backup(self, operation_id: str, /, *, verify: bool) -> Mapping[str, Any]:
+        backup = await self._find_backup(operation_id)
+        damaged = verify and self.play.damaged
+        problem = "sealed.db of the pre-image is not what its manifest says." if damaged else None
+        return {**backup, "verified": not damaged if verify else None, "problem": problem}
+
+    async def remove_backup(self, operation_id: str, /) -> Mapping[str, Any]:
+        backup = await self._find_backup(operation_id)
+        running = self.running()
+        if running is not None:
+            raise OperationInProgress(f"{running.kind} {running.id} is running.", operation=running.id)
+        if backup["needed"]:
+            raise Conflict("It is what a rollback would put back.")
+        self.removed.add(operation_id)
+        return backup
+
+    async def _find_backup(self, operation_id: str) -> Mapping[str, Any]:
+        for backup in await self.backups():
+            if backup["operation"] == operation_id:
+                return backup
+        raise NotFound(f"There is no pre-image of {operation_id!r}.")
+
+    def _backup(self, operation: Operation) -> Mapping[str, Any]:
+        return {
+            "operation": operation.id,
+            "path": f"/var/lib/k3s-ha-agent/backups/{operation.id}",
+            "sealed": True,
+            "bytes": 4096,
+            "created_at": operation.created_at,
+            "outcome": operation.outcome.value if operation.outcome else None,
+            "k3s_version": "v1.22.2+k3s1",
+            "needed": operation is list(self.operations.values())[-1],
+        }
 
     # --- playing an operation --------------------------------------------------------------------
 
@@ -361,14 +394,8 @@ class MemoryManager:
             temporary.rename(record)
 
     def _validate(self, kind: Kind, body: Mapping[str, Any]) -> None:
-        if kind not in BODY:
-            raise NotImplementedYet(f"{kind} cannot be done yet.", next_step="Wait for a later version.")
-        unknown = sorted(set(body) - BODY[kind])
-        if unknown:
-            raise InvalidBody(f"{', '.join(unknown)}: not known.", next_step=f"Known: {', '.join(sorted(BODY[kind]))}.")
-        if not isinstance(body.get("dry_run", False), bool):
-            raise InvalidBody("dry_run is true or false.")
-        if kind is Kind.ROLLBACK and body.get("writes", "keep") == "keep":
-            raise NotImplementedYet("writes: keep cannot be done yet.", next_step='Use "writes": "discard".')
+        request = requests.parse(kind, body)
+        if isinstance(request, requests.RollbackRequest):
+            requests.refuse_keep(request)
         if kind is Kind.ROLLBACK and self.play.writes_since and body.get("confirm_lost_writes") is not True:
             raise LostWritesNotConfirmed("7 keys would be lost.", next_step="Confirm it.", lost_keys=7)

@@ -36,8 +36,8 @@ async def ask(api: Running, *args: Any, **options: Any) -> tuple[int, str | None
 
 def test_everything_that_changes_something_needs_the_role() -> None:
     for route in ROUTES:
-        assert (route.method == "POST") == (route.role is Role.ADMIN), route.path
-        assert route.method in ("GET", "POST"), route.path
+        assert (route.method in ("POST", "DELETE")) == (route.role is Role.ADMIN), route.path
+        assert route.method in ("GET", "POST", "DELETE"), route.path
 
 
 @pytest.mark.parametrize("route", [r for r in ROUTES if r.role is Role.ADMIN], ids=lambda r: target_of(r.path))
@@ -46,13 +46,14 @@ async def test_nobody_is_denied(start: Start, route: Any) -> None:
     await api.begin()
     before = list(api.manager.operations.values())
     api.path.chmod(0o666)
-    status, text = await ask(api, "POST", target_of(route.path), uid=NOBODY, gid=NOBODY, body="{}")
+    status, text = await ask(api, route.method, target_of(route.path), uid=NOBODY, gid=NOBODY, body="{}")
     assert status == 403
     problem = json.loads(text or "")
     assert problem["code"] == "forbidden"
     assert "sudo" in problem["next_step"]
     assert [o.id for o in api.manager.operations.values()] == [o.id for o in before]
     assert not any(o.abort_requested for o in api.manager.operations.values())
+    assert not api.manager.removed
 
 
 async def test_nobody_may_read_a_socket_that_was_opened_up(start: Start) -> None:

@@ -70,7 +70,7 @@ async def test_a_dry_run_begins_nothing(start: Start) -> None:
 
 @pytest.mark.parametrize(
     ("target", "body"),
-    [("/v1/join", {"server": "https://n1:6443"}), ("/v1/rollback", {}), ("/v1/rollback", {"writes": "keep"})],
+    [("/v1/migrate", {"method": "staged"}), ("/v1/rollback", {}), ("/v1/rollback", {"writes": "keep"})],
 )
 async def test_what_cannot_be_done_yet(start: Start, target: str, body: dict[str, str]) -> None:
     api = await start()

@@ -153,7 +153,13 @@ def test_closing_leaves_the_socket_of_another(rundir: Path) -> None:
 
 async def test_a_start_that_fails_leaves_nothing(rundir: Path) -> None:
     (rundir / "api.sock").write_text("")
-    server = ApiServer(MemoryManager(), socket_path=rundir / "api.sock", socket_group=GROUP, ready=lambda: True)
+    server = ApiServer(
+        MemoryManager(),
+        socket_path=rundir / "api.sock",
+        socket_group=GROUP,
+        ready=lambda: True,
+        audit_log=rundir / "audit.jsonl",
+    )
     with pytest.raises(ConfigurationError):
         await server.start()
     await server.stop()

@@ -178,7 +178,13 @@ class SimServer:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        server = ApiServer(self, socket_path=self.path, socket_group="daemon", ready=lambda: True)
+        server = ApiServer(
+            self,
+            socket_path=self.path,
+            socket_group="daemon",
+            ready=lambda: True,
+            audit_log=self.path.with_suffix(".audit"),
+        )
         server.routes = tuple(
             dataclasses.replace(route, handler=self._through_noise(route.handler)) for route in server.routes
         )

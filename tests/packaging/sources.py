@@ -52,6 +52,8 @@ def differences(checkout: Path, tree: Path, module_directory: str, unit_director
         "usr/lib/sysusers.d/k3s-ha-agent.conf": (checkout / "systemd/k3s-ha-agent.sysusers.conf").read_bytes(),
         "usr/lib/tmpfiles.d/k3s-ha-agent.conf": (checkout / "systemd/k3s-ha-agent.tmpfiles.conf").read_bytes(),
     }
+    for name in ("alerts.yaml", "grafana-dashboard.json"):
+        expected[f"usr/share/k3s-ha-agent/{name}"] = (checkout / "packaging" / name).read_bytes()
     for unit in checkout.glob("systemd/*.service"):
         expected[f"{unit_directory}/{unit.name}"] = unit.read_bytes()
     for catalog in checkout.glob("systemd/*.catalog"):

@@ -63,12 +63,13 @@ def test_nothing_else_is_in_it(tree: Path) -> None:
                 rf"{UNITS}/k3s-ha-agent(-rescue)?\.service",
                 r"usr/bin/k3s-ha-[a-z]+",
                 r"usr/lib/k3s-ha-agent/(rescue|unfinished)",
-                rf"{MODULES}/k3s_ha_agent/(.+\.py|py\.typed)",
+                rf"{MODULES}/k3s_ha_agent/(.+\.py|py\.typed|api/openapi\.yaml)",
                 rf"{MODULES}/k3s_ha_agent-[0-9.]+\.dist-info/\w+(\.txt)?",
                 r"usr/lib/(sysusers|tmpfiles)\.d/k3s-ha-agent\.conf",
                 r"usr/lib/systemd/catalog/k3s-ha-agent\.catalog",
                 r"usr/share/(doc/k3s-ha-agent/.+|lintian/overrides/k3s-ha-agent)",
-                r"usr/share/man/man[18]/k3s-ha-.+\.gz",
+                r"usr/share/man/man[158]/k3s-ha-.+\.gz",
+                r"usr/share/k3s-ha-agent/(alerts\.yaml|grafana-dashboard\.json)",
                 r"usr/share/(bash-completion/completions|zsh/vendor-completions|fish/vendor_completions\.d)/_?k3s-ha-.+",
             )
         )

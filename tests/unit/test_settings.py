@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from k3s_ha_agent.errors import ConfigurationError
-from k3s_ha_agent.settings import Settings, load, parse
+from k3s_ha_agent.settings import Address, Settings, load, parse, shown
 
 EVERY_KEY = {
     "unit": ("k3s-lab.service", "k3s-lab.service"),
@@ -30,6 +30,16 @@ EVERY_KEY = {
     "fsync_warn": ("20ms", 0.02),
     "fsync_refuse": ("200ms", 0.2),
     "log_level": ("debug", "debug"),
+    "listen_tcp": ("[::1]:9590", Address("::1", 9590)),
+    "tcp_token_file": ("/srv/token", Path("/srv/token")),
+    "listen_tls": ("0.0.0.0:9591", Address("0.0.0.0", 9591)),
+    "tls_certificate": ("/srv/a.crt", Path("/srv/a.crt")),
+    "tls_key": ("/srv/a.key", Path("/srv/a.key")),
+    "tls_client_ca": ("/srv/ca.crt", Path("/srv/ca.crt")),
+    "tls_client_crl": ("/srv/crl.pem", Path("/srv/crl.pem")),
+    "tls_admin": (["CN:fleet-*"], ("CN:fleet-*",)),
+    "tls_read": (["URI:spiffe://x/y", "CN:a b"], ("URI:spiffe://x/y", "CN:a b")),
+    "tls_metrics": (["CN:prometheus"], ("CN:prometheus",)),
 }
 
 
@@ -41,8 +51,14 @@ def test_no_file_gives_the_defaults(tmp_path: Path) -> None:
 def test_every_setting_can_be_set() -> None:
     assert set(EVERY_KEY) == {field.name for field in dataclasses.fields(Settings)}
     settings = parse([("config.yaml", yaml.safe_dump({key: text for key, (text, _) in EVERY_KEY.items()}))])
-    assert dataclasses.asdict(settings) == {key: value for key, (_, value) in EVERY_KEY.items()}
+    assert {key: getattr(settings, key) for key in EVERY_KEY} == {key: value for key, (_, value) in EVERY_KEY.items()}
     assert all(getattr(settings, key) != getattr(Settings(), key) for key in EVERY_KEY)
+
+
+def test_what_is_shown_can_be_read_again() -> None:
+    for text in ({}, {key: text for key, (text, _) in EVERY_KEY.items()}):
+        settings = parse([("a", yaml.safe_dump(text))])
+        assert parse([("b", yaml.safe_dump(shown(settings)))]) == settings
 
 
 def test_later_files_win_per_key(tmp_path: Path) -> None:
@@ -72,6 +88,21 @@ def test_later_files_win_per_key(tmp_path: Path) -> None:
         ("socket_group: 'a b'", ("socket_group",)),
         ("dbus_address: nonsense", ("dbus_address",)),
         ("log_level: loud", ("log_level", "info")),
+        ("listen_tcp: 0.0.0.0:9580", ("listen_tcp", "loopback", "listen_tls")),
+        ("listen_tcp: 192.0.2.1:9580", ("loopback",)),
+        ('listen_tcp: "[::]:9580"', ("loopback",)),
+        ("listen_tcp: localhost:9580", ("listen_tcp", "127.0.0.1:9580")),
+        ("listen_tcp: 127.0.0.1", ("listen_tcp",)),
+        ("listen_tcp: 127.0.0.1:0", ("port",)),
+        ("listen_tcp: 127.0.0.1:65536", ("port",)),
+        ("listen_tcp: 9580", ("listen_tcp",)),
+        ("listen_tcp: true", ("listen_tcp",)),
+        ("listen_tls: n1.example:9581", ("listen_tls",)),
+        ("listen_tls: 0.0.0.0:9581", ("listen_tls", "role", "tls_read")),
+        ("tls_admin: CN:fleet", ("tls_admin", "list")),
+        ("tls_admin: [fleet]", ("tls_admin", "CN:")),
+        ("tls_admin: ['CN:']", ("tls_admin",)),
+        ("tls_client_crl: crl.pem", ("absolute",)),
         ("fsync_warn: 1s", ("fsync_warn", "fsync_refuse")),
         ("- a list", ("mapping",)),
         ("a: [", ("YAML", "line")),
