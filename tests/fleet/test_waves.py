@@ -42,6 +42,20 @@ async def test_a_bug_in_one_cluster_ends_no_other(tmp_path: Path) -> None:
     assert (tmp_path / "log").stat().st_mode & 0o007 == 0
 
 
+async def test_those_left_in_the_middle_have_the_first_turns_of_their_wave() -> None:
+    async def backwards(clusters: Sequence[Cluster]) -> Sequence[Cluster]:
+        return list(reversed(clusters))
+
+    async def drive(cluster: Cluster) -> Ending:
+        turns.append(cluster.name)
+        return Ending(cluster.name, Result.DONE, "well")
+
+    turns: list[str] = []
+    rules = Waves(canary=("s",), size=3, at_once=1)
+    await run(split(CLUSTERS, rules), rules, backwards, drive, Report("f", None))
+    assert "".join(turns) == "srqput"
+
+
 def test_the_exit_code_is_that_of_the_gravest() -> None:
     endings = [Ending(result.value, result, "") for result in Result]
     assert exit_code(endings) == 4
