@@ -32,8 +32,8 @@ class AgentClient:
     """Asks one agent. Use it as an asynchronous context manager, in one event loop.
 
     ``patience``: seconds an agent that went away is waited for before AgentUnreachable is raised;
-    may be set at any time. ``long_poll``: seconds of one question of ``wait``. Every call raises the class of
-    ``errors.py`` that the agent's problem document names.
+    may be set at any time. ``long_poll``: seconds of one question of ``wait``. Every call raises the
+    class of ``errors.py`` that the agent's problem document names.
     """
 
     def __init__(self, endpoint: Endpoint, *, patience: float = PATIENCE, long_poll: float = LONG_POLL) -> None:

@@ -35,12 +35,14 @@ def split(clusters: Sequence[Cluster], waves: Waves) -> tuple[Wave, ...]:
 async def run(waves: Sequence[Wave], rules: Waves, order: Order, drive: Drive, report: Report) -> list[Ending]:
     """Drive every cluster, wave by wave. A cluster that fails stops no other of its wave.
 
-    ``order``: the clusters of a wave with those first that a killed run left in the middle; else
-    they would go on by themselves beside as many others as are allowed at once.
+    ``order``: the clusters with those first that a killed run left in the middle, and in this order
+    those of a wave are begun; else they would go on by themselves beside as many others as are allowed.
     """
     for wave in waves:
         for cluster in wave.clusters:
             report.rows[cluster.name] = Row(cluster.name, wave.name, len(cluster.servers))
+    ordered = await order([cluster for wave in waves for cluster in wave.clusters])
+    place = {cluster.name: number for number, cluster in enumerate(ordered)}
     endings: list[Ending] = []
     stopped: str | None = None
     for wave in waves:
@@ -54,7 +56,8 @@ async def run(waves: Sequence[Wave], rules: Waves, order: Order, drive: Drive, r
         report.event("wave-began", f"{wave.name}: {len(names)} clusters", wave=wave.name, clusters=names)
         free = asyncio.Semaphore(rules.at_once)
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(_one(c, free, drive, report)) for c in await order(wave.clusters)]
+            turns = sorted(wave.clusters, key=lambda cluster: place[cluster.name])
+            tasks = [group.create_task(_one(cluster, free, drive, report)) for cluster in turns]
         endings += [task.result() for task in tasks]
         stopped = _stop_because(wave, endings, rules)
         report.event("wave-ended", f"{wave.name} ended: {counts(endings[-len(names) :])}", wave=wave.name)

@@ -16,7 +16,7 @@ from tests.fleet.simulated import TOKEN, World
 
 NUMBER = 300
 SEED = 20211
-WAVES: dict[str, Any] = {"canary": ["site-006", "site-001"], "size": 60, "at_once": 12, "stop_after_failures": 1000}
+WAVES: dict[str, Any] = {"canary": ["site-006", "site-001"], "size": 100, "at_once": 20, "stop_after_failures": 1000}
 FATES = random_fates(NUMBER, SEED)
 
 
@@ -66,7 +66,7 @@ def expected(fates: dict[str, Any]) -> dict[str, str]:
 
 async def make(make_fleet: MakeFleet, **waves: Any) -> Fleet:
     # ``reach`` is generous: over this line one question in ten gets lost, and the machine is shared.
-    return await make_fleet(FATES, seed=SEED, noise=0.03, waves={**WAVES, **waves}, limits={"reach": "4s"})
+    return await make_fleet(FATES, seed=SEED, noise=0.03, waves={**WAVES, **waves}, limits={"reach": "3s"})
 
 
 @pytest.fixture(scope="module")
