@@ -6,7 +6,9 @@ admin certificate of its own, which every server of the cluster accepts.
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
+import urllib.parse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +22,8 @@ from k3s_ha_agent.k3s.layout import Layout
 from k3s_ha_agent.k3s.supervisor import Supervisor
 from k3s_ha_agent.operations.threads import in_thread
 
+REACH_LIMIT = 3.0
+"""Seconds to reach another member."""
 REMOVE = "etcd.k3s.cattle.io/remove"
 REMOVED = "etcd.k3s.cattle.io/removed-node-name"
 """k3s removes the member when the first is ``"true"``, and says so in the second (k3s-facts 4.6)."""
@@ -133,11 +137,34 @@ class Peers:
             return None
 
 
-def require_quorum_without(members: Sequence[Member], leaving: Member) -> None:
-    """StepFailed when the rest could not go on without ``leaving``."""
-    voters = [m for m in members if not m.is_learner and m.id != leaving.id]
-    if not voters:
+async def require_quorum_without(members: Sequence[Member], leaving: Member) -> None:
+    """StepFailed when the rest could not go on without ``leaving``: nobody left, or too many of them silent."""
+    rest = [m for m in members if not m.is_learner and m.id != leaving.id]
+    if not rest:
         raise StepFailed(
             f"{leaving.name} is the last voter of its etcd cluster and cannot leave it.",
             next_step="It is the cluster. To stop using etcd here, roll the migration back on the server that made it.",
         )
+    answers = await asyncio.gather(*(_answers(member) for member in rest))
+    needed = len(rest) // 2 + 1
+    if sum(answers) < needed:
+        silent = ", ".join(m.name for m, answered in zip(rest, answers, strict=True) if not answered)
+        raise StepFailed(
+            f"Without this server {len(rest)} voters are left, {needed} of them are needed, and only {sum(answers)} "
+            f"can be reached: {silent} does not answer.",
+            next_step="Bring the silent server back, or remove it first, then ask again.",
+        )
+
+
+async def _answers(member: Member) -> bool:
+    """Whether somebody listens at one of the member's peer URLs."""
+    for url in member.peer_urls:
+        parts = urllib.parse.urlsplit(url)
+        try:
+            async with asyncio.timeout(REACH_LIMIT):
+                _, writer = await asyncio.open_connection(parts.hostname, parts.port)
+        except (OSError, TimeoutError):
+            continue
+        writer.close()
+        return True
+    return False

@@ -200,3 +200,18 @@ def test_one_join_at_a_time(three: list[ClusterNode]) -> None:
     status, ended = n2.api("GET", f"/v1/operations/{begun['id']}/wait?timeout=60s", timeout=90)
     assert ended["outcome"] == "succeeded"
     assert members(n1) == {"n1": True, "n2": True, "n3": True}
+
+
+def test_leaving_is_refused_where_it_would_cost_the_quorum(three: list[ClusterNode]) -> None:
+    """With one of three dead, the other two need each other."""
+    n1, n2, n3 = three
+    migrate(n1)
+    for node in (n2, n3):
+        assert join(node, n1)["outcome"] == "succeeded"
+    n2.stop_agent()
+    n2.systemctl("stop", "k3s.service")
+    ended = finish(n3, "rollback", JOIN)
+    assert ended["outcome"] == "rolled_back", ended
+    assert "does not answer" in ended["reason"]
+    assert members(n1) == {"n1": True, "n2": True, "n3": True}
+    assert n3.systemctl("show", "--property=ActiveState", "k3s.service") == "active"

@@ -32,7 +32,7 @@ class CheckLeave:
         if ours is None:
             run.decide(f"{self.peers.url} lists no member of this server any more; what is left here is tidied up.")
         else:
-            require_quorum_without(members, ours)
+            await require_quorum_without(members, ours)
         async with await self.peers.api() as api:
             ready = await api.readyz()
         run.evidence(

@@ -173,7 +173,7 @@ class RemoveMember:
         ours = await self.peers.our_member(self.address)
         if ours is not None:
             members = await self.peers.members()
-            require_quorum_without(members, ours)
+            await require_quorum_without(members, ours)
             await remove_member(self.peers, self.address, run)
         run.evidence("member-gone", True, f"{self.peers.url} lists no member of this server")
 
