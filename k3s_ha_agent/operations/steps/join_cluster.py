@@ -63,7 +63,7 @@ class JoinCluster:
             await asyncio.gather(follower, return_exceptions=True)
 
     def _start(self) -> StartK3s:
-        return StartK3s(self.health, self.journal, self.stop_timeout, expects_copy=False)
+        return StartK3s(self.health, self.journal, self.stop_timeout, expects_copy=False, joins=True)
 
     async def _follow_members(self, run: Run) -> None:
         """Say when this server becomes a learner, and when a voter."""

@@ -32,6 +32,8 @@ class StartK3s:
     stop_timeout: float
     expects_copy: bool
     """True when this start converts SQLite to etcd."""
+    joins: bool = False
+    """True when ``server:`` is set because this server is to join another one."""
 
     name: str = "start-k3s"
     resumable: bool = True
@@ -53,7 +55,8 @@ class StartK3s:
         else:
             if self.expects_copy:
                 await in_thread(require_unchanged, self.health.layout, run.fact("sealed_of"))
-            await require_configuration(self.health, Datastore.ETCD if self.expects_copy else Datastore.SQLITE)
+            if not self.joins:
+                await require_configuration(self.health, Datastore.ETCD if self.expects_copy else Datastore.SQLITE)
             if state.active_state == "failed":
                 await self.health.units.reset_failed(self.health.unit)
             await self.health.restore_contexts()
