@@ -101,3 +101,25 @@ def test_rebooted_in_the_join(trio: list[Node]) -> None:
     n1.wait_for(lambda: members(n1) == {"n1": "voter"}, timeout=120, what="no member of n2 is left")
     assert not n2.exists("/var/lib/rancher/k3s/server")
     assert join(n2, n1)["outcome"] == "succeeded"
+
+
+def test_rebooted_while_leaving(trio: list[Node]) -> None:
+    """Cut off in its leave, a server goes on once its member is being removed, else it is a member as before."""
+    n1, n2, _ = trio
+    assert ask(n1, "migrate", {})["outcome"] == "succeeded"
+    assert join(n2, n1)["outcome"] == "succeeded"
+    answer = n2.api("POST", "/v1/rollback", {})
+    assert answer.status == 202, answer.text
+    n2.reboot_hard()
+    n2.wait_for_agent()
+    ended = n2.api("GET", f"{answer.headers['location']}/wait?timeout=5m", timeout=310)
+    assert ended.status == 200, ended.text
+    if ended.json["outcome"] == "succeeded":
+        assert members(n1) == {"n1": "voter"}
+        assert not n2.exists("/var/lib/rancher/k3s/server")
+    else:
+        assert ended.json["outcome"] == "rolled_back", ended.text
+        n2.wait_for_k3s()
+        n1.wait_for(lambda: members(n1) == {"n1": "voter", "n2": "voter"}, timeout=120, what="n2 is a member as before")
+        assert ask(n2, "rollback", {})["outcome"] == "succeeded"
+    n1.wait_for(lambda: members(n1) == {"n1": "voter"}, timeout=120, what="n2 has left")
