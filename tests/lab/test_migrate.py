@@ -86,7 +86,12 @@ def the_snapshot_is_whole(node: Node, operation: dict[str, Any]) -> None:
 
 def test_a_migration_asked_for_with_dry_run_changes_nothing(server: Node) -> None:
     tops = ("/etc", "/var/lib/rancher", STATE)
-    volatile = [f"{SERVER}/db/state.db-wal", f"{SERVER}/db/state.db-shm", f"{STATE}/preflight.lock"]
+    volatile = [
+        f"{SERVER}/db/state.db-wal",
+        f"{SERVER}/db/state.db-shm",
+        f"{STATE}/preflight.lock",
+        f"{STATE}/audit.jsonl",
+    ]
     before = server.tree(*tops, exclude=volatile)
     code, plan = operate(server, "migrate", "--dry-run")
     assert code == DONE

@@ -277,7 +277,12 @@ def test_a_server_on_etcd_is_refused(server: Node) -> None:
 
 def everything(node: Node, *, etcd: bool = False) -> dict[str, object]:
     """All that could have been changed; with ``etcd`` not what an etcd in use writes."""
-    writes = [f"{DB}/state.db-shm*", f"{STATE}/preflight.lock", *([f"{DB}/etcd/member/*"] if etcd else [])]
+    writes = [
+        f"{DB}/state.db-shm*",
+        f"{STATE}/preflight.lock",
+        f"{STATE}/audit.jsonl",
+        *([f"{DB}/etcd/member/*"] if etcd else []),
+    ]
     found: dict[str, object] = {}
     for path, facts in node.tree("/var/lib/rancher", "/etc", STATE, exclude=writes).items():
         status = node.path(path).lstat()
