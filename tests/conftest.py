@@ -1,18 +1,10 @@
-"""What all suites share."""
+"""For every suite."""
 
 from __future__ import annotations
 
 import signal
-from types import FrameType
 
-import pytest
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """End a run that is asked to stop as Ctrl-C does, so that fixtures still clean up."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        pytest.exit(f"{signal.Signals(number).name} received", returncode=128 + number)
-
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGHUP, stop)
+# A shell starts what it puts into the background with SIGINT ignored, and children inherit that: tests that interrupt
+# a command as a keyboard does would wait for ever.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
