@@ -9,6 +9,7 @@ second. Standard library only; used by every room.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import stat
@@ -97,6 +98,17 @@ def remove(path: Path) -> None:
             name.unlink()
     if path.parent.is_dir():
         sync_directory(path.parent)
+
+
+def remove_directory_if_empty(path: Path) -> None:
+    """Remove a directory unless somebody else's files are in it. Safe to run twice."""
+    try:
+        path.rmdir()
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.ENOENT, errno.EBUSY):
+            raise
+        return
+    sync_directory(path.parent)
 
 
 def copy(source: Path, target: Path) -> None:

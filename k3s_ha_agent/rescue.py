@@ -27,6 +27,7 @@ Exit status: 0 nothing to do or brought back, 1 not brought back, or not recorde
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -59,8 +60,6 @@ LEAVE_LIMIT = 120.0
 TIMER = "k3s-ha-agent-rescue.timer"
 RESTORED = "restored-inode"
 """In the quarantine of an operation: the inode of the pre-image that was put back, by us or by the agent."""
-LEFT_BY_A_WRITE = (".{}.tmp", ".{}.rescue")
-"""Names a write of the agent's or of ours has before it is complete."""
 
 
 class RescueError(Exception):
@@ -83,7 +82,7 @@ def sync_directory(path: Path) -> None:
 
 
 def write(path: Path, data: bytes, mode: int) -> None:
-    temporary = path.with_name(f".{path.name}.rescue")
+    temporary = path.with_name(f".{path.name}.tmp")  # as the agent's: the next write takes it, whoever left it
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
     try:
         os.fchmod(fd, mode)
@@ -99,7 +98,7 @@ def write(path: Path, data: bytes, mode: int) -> None:
 
 def remove(path: Path) -> None:
     """Remove a file, and what a write to it left that was cut off."""
-    for name in (path.name, *(pattern.format(path.name) for pattern in LEFT_BY_A_WRITE)):
+    for name in (path.name, f".{path.name}.tmp"):
         with contextlib.suppress(FileNotFoundError):
             path.with_name(name).unlink()
     if path.parent.is_dir():
@@ -107,9 +106,13 @@ def remove(path: Path) -> None:
 
 
 def remove_directory_if_empty(path: Path) -> None:
-    with contextlib.suppress(OSError):  # not empty, or not there: somebody else's files
+    try:
         path.rmdir()
-        sync_directory(path.parent)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.ENOENT, errno.EBUSY):  # somebody else's files, or no directory
+            raise
+        return
+    sync_directory(path.parent)
 
 
 def make_directory(path: Path) -> None:
@@ -170,7 +173,6 @@ def locked(path: Path, grace: float = LOCK_GRACE) -> Iterator[None]:
 def open_lock(path: Path) -> int:
     """flock(2) needs no right to write: on a read-only file system the file that is there serves as well."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError:
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -410,7 +412,6 @@ def bring_back_etcd(rescue: dict[str, Any]) -> None:
             drop_in.parent.mkdir(parents=True)
             drop_in.parent.chmod(0o755)  # as the agent makes it, whatever our umask
         write(drop_in, rescue["drop_in_content"].encode(), 0o600)
-        remove_left_by_write(drop_in)
 
 
 def leave_etcd(unit: str, db: Path) -> None:
@@ -471,8 +472,7 @@ def undo_join(rescue: dict[str, Any]) -> None:
     stop(rescue["unit"])
     move_aside(Path(rescue["db"]).parent, Path(rescue["quarantine"]))
     remove(Path(rescue["drop_in"]))
-    with contextlib.suppress(OSError):
-        Path(rescue["drop_in"]).parent.rmdir()  # only when it is empty
+    remove_directory_if_empty(Path(rescue["drop_in"]).parent)
     remove(Path(rescue["token_file"]))
     if rescue["unit_file_state"] not in ("enabled", "enabled-runtime", "static", "alias", "indirect"):
         systemctl("disable", rescue["unit"])
@@ -536,13 +536,6 @@ def bring_back(record: dict[str, Any]) -> None:
 
 def save(path: Path, record: dict[str, Any]) -> None:
     write(path, json.dumps(record, indent=1, sort_keys=True).encode() + b"\n", 0o600)
-    remove_left_by_write(path)
-
-
-def remove_left_by_write(path: Path) -> None:
-    for pattern in LEFT_BY_A_WRITE:
-        with contextlib.suppress(FileNotFoundError):
-            path.with_name(pattern.format(path.name)).unlink()
 
 
 def end(path: Path, record: dict[str, Any], outcome: str, why: str) -> None:
@@ -590,6 +583,9 @@ def main(arguments: list[str]) -> int:
     state_dir = Path(arguments[0]) if arguments else STATE_DIR
     grace = float(arguments[1]) if len(arguments) > 1 else LOCK_GRACE
     failed = False
+    if not state_dir.is_dir():
+        say(f"there is no {state_dir}, so the agent has never begun anything here")
+        return 0
     try:
         with locked(state_dir / "lock", grace):
             paths = sorted((state_dir / "operations").glob("*/record.json"))

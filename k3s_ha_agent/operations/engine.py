@@ -29,7 +29,7 @@ from k3s_ha_agent.operations.plan import Observer, Plan, Step
 from k3s_ha_agent.operations.threads import until_done
 
 UNDO_ATTEMPTS = 3
-"""At least; while systemd, k3s or the disk do not answer, as many as the time for undoing allows."""
+"""At least; while systemd cannot be reached over D-Bus, as many as the time for undoing allows."""
 UNDO_PAUSES = (1.0, 5.0)
 """Seconds before the second attempt, and before each later one."""
 FINISH_ATTEMPTS = 5
@@ -77,9 +77,7 @@ class Engine:
         if step.name != plan.commitment:
             await run.mark(step.name, StepStatus.DONE)
             return
-        if run.abort.is_set():
-            raise Aborted("The operation was aborted on request.")
-        await run.mark(step.name, StepStatus.DONE, committed=True)
+        await run.commit(step.name)
         run.decide(f"The {run.operation.kind} is committed: nothing is undone by itself any more.")
 
     async def _act(self, point: str, act: Awaitable[None], run: LiveRun) -> None:
@@ -146,6 +144,7 @@ class Engine:
 
     async def _undo_step(self, step: Step, run: LiveRun) -> Exception | None:
         await run.mark(step.name, StepStatus.UNDOING)
+        last: Exception | None = None
         for attempt in itertools.count(1):
             self._observer(f"before undo {step.name}")
             try:
@@ -155,9 +154,12 @@ class Engine:
                 raise
             except Exception as failure:  # noqa: BLE001 - recorded, tried again, then said aloud
                 log.warning(f"Undoing {step.name} failed: {describe(failure)}", step=step.name, attempt=attempt)
-                may_pass = isinstance(failure, OutsideError) and run.remaining() > 0
-                if attempt >= UNDO_ATTEMPTS and not may_pass:
+                if isinstance(failure, TimeoutError) and last is not None:
+                    return last  # it says more than that the time is over
+                may_pass = isinstance(failure, OutsideError) and "dbus_error" in failure.extensions
+                if attempt >= UNDO_ATTEMPTS and not (may_pass and run.remaining() > 0):
                     return failure
+                last = failure
                 await asyncio.sleep(UNDO_PAUSES[min(attempt, len(UNDO_PAUSES)) - 1])
                 continue
             self._observer(f"after undo {step.name}")
@@ -243,6 +245,8 @@ def describe(error: BaseException | None) -> str:
     """One sentence of an error; a bug is named as one."""
     if isinstance(error, AgentError):
         return error.detail
+    if isinstance(error, TimeoutError) and not error.args:
+        return "it did not end within the time allowed"
     if isinstance(error, OSError):
         return f"{error.strerror or error}: {error.filename}" if error.filename else str(error)
     return f"{type(error).__name__}: {error}"

@@ -30,6 +30,15 @@ class Journal:
     def prepare(self) -> None:
         durable.make_directory(self.directory)
 
+    def remove_never_begun(self) -> None:
+        """Remove the directories of operations that have no record: the first one was cut off, perhaps with a token
+        beside it. Only under the lock."""
+        for directory in self.directory.iterdir():
+            if directory.is_dir() and not (directory / "record.json").exists():
+                for name in ("record.json", "token"):
+                    durable.remove(directory / name)
+                durable.remove_directory_if_empty(directory)
+
     def save(self, operation: Operation) -> None:
         """Replace the record; on return it survives a power failure. OSError when it cannot."""
         path = self.record_path(operation.id)

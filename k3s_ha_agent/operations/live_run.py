@@ -11,7 +11,7 @@ from typing import Any
 
 import structlog
 
-from k3s_ha_agent.errors import EvidenceMissing, RecordNotWritten
+from k3s_ha_agent.errors import Aborted, AlreadyCommitted, EvidenceMissing, RecordNotWritten
 from k3s_ha_agent.host.messages import Message
 from k3s_ha_agent.model import Event, Evidence, Operation, Progress, StepRecord, StepStatus, now
 from k3s_ha_agent.operations.journal import Journal
@@ -23,6 +23,19 @@ RECORD_PAUSES = (0.1, 0.4, 1.0, 2.0, 4.0)
 
 Publish = Callable[[Operation, Event], None]
 log = structlog.get_logger("k3s_ha_agent.operations")
+
+
+def _refuse_committed(operation: Operation) -> None:
+    if operation.committed:
+        raise AlreadyCommitted(
+            f"The {operation.kind} {operation.id} is committed.",
+            next_step="To go back, ask for a rollback: k3s-ha-agentctl rollback --writes discard",
+        )
+
+
+def _refuse_aborted(operation: Operation) -> None:
+    if operation.abort_requested:
+        raise Aborted("The operation was aborted on request.")
 
 
 class LiveRun:
@@ -122,13 +135,26 @@ class LiveRun:
     def continue_events_after(self, last: int) -> None:
         self._last_event = last
 
-    async def save(self, **changes: Any) -> None:
+    async def request_abort(self) -> None:
+        """Make an abort durable and act on it. AlreadyCommitted when the commitment was first: one of the two wins."""
+        await self.save(unless=_refuse_committed, abort_requested=True)
+        self.abort.set()
+
+    async def commit(self, name: str) -> None:
+        """Mark the step of the commitment done. Aborted when an abort was first."""
+        steps = tuple(self._marked(s, StepStatus.DONE, None) if s.name == name else s for s in self.operation.steps)
+        await self.save(unless=_refuse_aborted, steps=steps, committed=True)
+        self.emit("step", step=name, status=StepStatus.DONE.value, error=None)
+
+    async def save(self, *, unless: Callable[[Operation], None] = lambda _: None, **changes: Any) -> None:
         """Change the operation and make it durable; the change is not seen before it is.
 
+        ``unless`` may raise on the operation as it is when its turn has come: nothing is changed then.
         RecordNotWritten when the disk does not take it for as long as it is tried (``RECORD_PAUSES``);
         whatever needed the record must not be done then.
         """
         async with self._saving:
+            unless(self.operation)
             changed = dataclasses.replace(self.operation, **changes)
             self._observer("before record")
             await self._write(changed)

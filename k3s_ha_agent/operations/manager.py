@@ -75,7 +75,7 @@ class OperationManager:
         self._planner = planner
         self._inspector = inspector
         self._hand_over = hand_over
-        self._handed_over: set[str] = set()
+        self._given_up: set[str] = set()
         self._intake = Intake(settings, planner, inspector)
         self._journal = Journal(settings.state_dir)
         self._events = EventBook(self._journal)
@@ -99,6 +99,7 @@ class OperationManager:
         stays closed.
         """
         await in_thread(self._journal.prepare)
+        await self._remove_never_begun()
         self._boot_id = boot_id()
         try:
             operations = await in_thread(self._journal.load_all)
@@ -116,6 +117,19 @@ class OperationManager:
                 unfinished.append((operation, decision))
         return unfinished
 
+    async def _remove_never_begun(self) -> None:
+        """What a request left whose first record was cut off; not while somebody else holds the lock."""
+        try:
+            held = await self._lock(0.0)
+        except AgentError:
+            return
+        try:
+            await in_thread(self._journal.remove_never_begun)
+        except OSError as error:
+            log.warning(f"What an operation that was never begun left cannot be removed: {error}.")
+        finally:
+            held.release()
+
     def _decide(self, operation: Operation) -> Decision:
         deadline = operation.facts.get("deadline_boottime")
         passed = deadline is not None and time.clock_gettime(time.CLOCK_BOOTTIME) > float(deadline)
@@ -124,9 +138,10 @@ class OperationManager:
         return decide(operation, plan, boot_id=self._boot_id, deadline_passed=passed, interference=interference)
 
     def _interference(self, operation: Operation) -> str:
-        """What was done behind the back of the record, by a rescue that could not write it or by a person."""
-        if operation.id in self._handed_over:
-            return "was handed over to the rescue"
+        """What was done behind the back of the record, by a rescue that could not write it or by a person; or that
+        we had to give it up before, whatever has become of it since."""
+        if operation.id in self._given_up:
+            return "could not be gone on with"
         closed = any(s.name == "close-gate" and s.status is StepStatus.DONE for s in operation.steps)
         return "lost its gate" if closed and not self._settings.gate.exists() else ""
 
@@ -171,11 +186,12 @@ class OperationManager:
             message_id=Message.STOPPED_UNEXPECTEDLY,
             exc_info=bug,
         )
-        if operation.outcome is not None or operation.committed or not operation.rescue:
+        if operation.outcome is not None or operation.committed or isinstance(error, LockHeld):
             return
-        if operation.id not in self._handed_over and not isinstance(error, LockHeld):
-            self._handed_over.add(operation.id)
-            await self._hand_over(operation)
+        if operation.id not in self._given_up:
+            self._given_up.add(operation.id)
+            if operation.rescue:
+                await self._hand_over(operation)
 
     async def _resume(self, operation: Operation, decision: Decision) -> None:
         plan = self._planner.plan(operation)
@@ -297,9 +313,8 @@ class OperationManager:
         if run is None or run.operation.id != operation_id:
             raise Unavailable(f"The {operation.kind} {operation.id} is about to be resumed; ask again in a moment.")
         if run.operation.phase is Phase.DOING:
-            await run.save(abort_requested=True)
+            await run.request_abort()
             run.decide(f"Abort requested by {requested_by}.")
-            run.abort.set()
         return run.operation
 
     # --- beginning an operation ----------------------------------------------------------------

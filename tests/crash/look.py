@@ -94,7 +94,7 @@ def truthful(record: Mapping[str, Any]) -> None:
 
 def chain(trace: Sequence[str], steps: Sequence[str]) -> None:
     """Steps begin in the order of the plan, and are undone in the reverse one; a resumption repeats only the last."""
-    points = [line.removesuffix(" DIED").partition(" ")[2] for line in trace if line.startswith("before ")]
+    points = [" ".join(line.split()[1:3]) for line in trace if line.startswith("before ")]
     done = [steps.index(p.removeprefix("do ")) for p in points if p.startswith("do ")]
     undone = [steps.index(p.removeprefix("undo ")) for p in points if p.startswith("undo ")]
     for earlier, later in itertools.pairwise(done):

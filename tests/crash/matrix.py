@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -24,6 +25,19 @@ from tests.crash.ways import Way, bring
 from tests.standin.networks import own_network
 
 AFTERWARDS = ("agent", "reboot", "rescue")
+Strike = Callable[[QuickNode], contextlib.AbstractContextManager[None]]
+"""Starts an agent that will die; inside of it the operation is asked for and the death awaited."""
+
+
+def at_point(number: int) -> Strike:
+    """At the n-th point the engine passes."""
+
+    @contextlib.contextmanager
+    def strike(node: QuickNode) -> Iterator[None]:
+        node.start_agent(number)
+        yield
+
+    return strike
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -32,10 +46,15 @@ class Death:
 
     way: Way
     point: str
-    number: int
+    """In words, for the table."""
+    strike: Strike
     afterwards: str = "agent"
     second: int | None = None
     """The second agent dies at its n-th point."""
+
+    def __str__(self) -> str:
+        again = f", again at point {self.second}" if self.second else ""
+        return f"{self.way}, dead {self.point}, then {self.afterwards}{again}"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -120,29 +139,29 @@ def walk(place: Station, death: Death) -> Result:
     """Die at the point, let come what comes afterwards, and look at what is left."""
     with place.at(death.way) as node:
         before, earlier = node.keys(), {r["id"] for r in node.records()}
-        node.start_agent(death.number)
-        asked = death.way.begin(node) if node.agent_lives() else None
-        wait_for(lambda: not node.agent_lives() or _settled(node, earlier), "the end of the first life")
-        hit = not node.agent_lives()
-        if hit and not _died(node):
+        with death.strike(node):
+            asked = death.way.begin(node) if node.agent_lives() else None
+            wait_for(lambda: not node.agent_lives() or settled(node, earlier), "the end of the first life")
+            hit = not node.agent_lives()
+            if not hit:
+                node.stop_agent()
+        if hit and not was_killed(node):
             raise Broken("the agent died by itself")
-        if not hit:
-            node.stop_agent()
-        at_death = _record(node, earlier)
-        again = _afterwards(node, death, before, at_death)
-        wait_for(lambda: _settled(node, earlier), "every operation has ended")
+        at_death = record_of(node, earlier)
+        again = afterwards(node, death, before, at_death)
+        wait_for(lambda: settled(node, earlier), "every operation has ended")
         node.stop_agent()
-        record = _record(node, earlier)
+        record = record_of(node, earlier)
         if asked is not None and record is None:
             raise Broken("an operation was promised and is not recorded")
         outcome = look(node, death.way, before, record["id"] if record else None)
-        if hit and outcome not in _expected(death, at_death):
-            raise Broken(f"ended as {outcome}, expected {_expected(death, at_death)}")
+        if hit and outcome not in expected(death, at_death):
+            raise Broken(f"ended as {outcome}, expected {expected(death, at_death)}")
         rest_is_quiet(node)
         return Result(death.way.name, death.afterwards, death.point, hit, again, outcome)
 
 
-def _afterwards(node: QuickNode, death: Death, before: Keys, at_death: dict[str, Any] | None) -> str | None:
+def afterwards(node: QuickNode, death: Death, before: Keys, at_death: dict[str, Any] | None) -> str | None:
     """Let come what comes; an agent runs at the end. Whether the second death hit, None when there was none."""
     if death.afterwards == "rescue":
         if not node.fire_rescue():
@@ -157,7 +176,7 @@ def _afterwards(node: QuickNode, death: Death, before: Keys, at_death: dict[str,
         node.power_returns()
     elif death.second is not None:
         node.start_agent(death.second)
-        wait_for(lambda: not node.agent_lives() or _settled(node, set()), "the end of the second life")
+        wait_for(lambda: not node.agent_lives() or settled(node, set()), "the end of the second life")
         again = "missed" if node.agent_lives() else "hit"
         node.stop_agent()
         node.start_agent()
@@ -166,7 +185,7 @@ def _afterwards(node: QuickNode, death: Death, before: Keys, at_death: dict[str,
     return again
 
 
-def _expected(death: Death, at_death: dict[str, Any] | None) -> tuple[str, ...]:
+def expected(death: Death, at_death: dict[str, Any] | None) -> tuple[str, ...]:
     """The outcomes an interruption there may have; one, but where it depends on what the last record was."""
     if at_death is None:
         return ("never begun",)
@@ -179,40 +198,45 @@ def _expected(death: Death, at_death: dict[str, Any] | None) -> tuple[str, ...]:
     return (death.way.ends,)
 
 
-def relay(place: Station, way: Way, planned: set[str]) -> list[Result]:
-    """One operation in which an agent dies at every act once, each time the next one going on."""
+def relay(place: Station, way: Way, planned: set[str], number: int = signal.SIGKILL) -> list[Result]:
+    """One operation in which an agent is sent a signal at every act once, each time the next one going on.
+
+    SIGTERM is never a rollback: it ends in order, and the record says where to go on.
+    """
     with place.at(way) as node:
         before, operation = node.keys(), None
-        for _ in range(len(planned) + 2):
-            node.start_agent("once")
+        for _ in range(2 * len(planned) + 2):
+            node.start_agent("once" if number == signal.SIGKILL else "term")
             if operation is None:
                 operation = way.begin(node)
                 operation = operation or node.records()[-1]["id"]
-            wait_for(lambda: not node.agent_lives() or _settled(node, set()), f"a life of {way.name}")
+            wait_for(lambda: not node.agent_lives() or settled(node, set()), f"a life of {way.name}")
             if node.agent_lives():
                 break
-            if not _died(node):
+            if node.agent is None or node.agent.returncode != (-signal.SIGKILL if number == signal.SIGKILL else 0):
                 raise Broken("the agent died by itself")
         node.stop_agent()
-        if not _settled(node, set()):
+        if not settled(node, set()):
             raise Broken(f"{way.name} does not end")
         outcome = look(node, way, before, operation)
         if outcome != way.ends:
             raise Broken(f"ended as {outcome}, expected {way.ends}")
-        died = {p.removesuffix(" DIED") for p in node.trace_text().splitlines() if p.endswith(" DIED")}
+        lines = node.trace_text().splitlines()
+        struck = {line.rpartition(" ")[0] for line in lines if line.endswith((" DIED", " TERM"))}
         rest_is_quiet(node)
-        return [Result(way.name, "relay", point, point in died, None, outcome) for point in sorted(planned)]
+        kind = "relay" if number == signal.SIGKILL else "SIGTERM"
+        return [Result(way.name, kind, point, point in struck, None, outcome) for point in sorted(planned)]
 
 
-def _died(node: QuickNode) -> bool:
-    return node.trace_text().splitlines()[-1:] != [] and node.trace_text().splitlines()[-1].endswith(" DIED")
+def was_killed(node: QuickNode) -> bool:
+    return node.agent is not None and node.agent.poll() == -signal.SIGKILL
 
 
-def _record(node: QuickNode, earlier: set[str]) -> dict[str, Any] | None:
+def record_of(node: QuickNode, earlier: set[str]) -> dict[str, Any] | None:
     return next((r for r in node.records() if r["id"] not in earlier), None)
 
 
-def _settled(node: QuickNode, earlier: set[str]) -> bool:
+def settled(node: QuickNode, earlier: set[str]) -> bool:
     """Every operation but the earlier ones has ended, and what is committed is tidied up."""
     records = [r for r in node.records() if r["id"] not in earlier]
     if not all(r["outcome"] is not None and r["phase"] == "finished" for r in records):

@@ -15,14 +15,16 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
@@ -55,7 +57,8 @@ ExecStart={{root}}/bin/in-boot {PYTHON} -I -S {{program}} {{root}}/state {{grace
 """
 # Under one boot id, which a test may change: as containers do, by a file mounted over the kernel's.
 IN_BOOT = """#!/bin/sh
-exec unshare --mount sh -c 'mount --bind "$0" /proc/sys/kernel/random/boot_id && exec "$@"' {root}/boot_id "$@"
+exec unshare --mount --propagation slave sh -c \\
+  'mount --bind "$0" /proc/sys/kernel/random/boot_id && exec "$@"' {root}/boot_id "$@"
 """
 SETTINGS: Mapping[str, object] = {
     "stability_window": "200ms",
@@ -88,14 +91,17 @@ class QuickNode:
         settings: Mapping[str, object] | None = None,
         version: str = "v1.22.2+k3s1",
         grace: float = 3.0,
+        root: Path | None = None,
     ) -> None:
-        self.root = Path(tempfile.mkdtemp(prefix="k3s-ha-quick-"))
+        """``root``: where it lies; what a node left there is taken over."""
+        self.root = root or Path(tempfile.mkdtemp(prefix="k3s-ha-quick-"))
         self.data = self.root / "k3s"
         self.db = self.data / "server/db"
         self.state = self.root / "state"
         self.trace = self.root / "trace"
+        self.worker = self.root / "worker"
         for name in ("etc", "state", "run", "bin"):
-            (self.root / name).mkdir(mode=0o700)
+            (self.root / name).mkdir(mode=0o700, parents=True, exist_ok=True)
         self.boot()
         self.version = version
         self.grace = grace
@@ -114,7 +120,6 @@ class QuickNode:
             "systemd_dir": self.systemd.units,
             "state_dir": self.state,
             "runtime_dir": self.root / "run",
-            "root": self.root,
         }
         chosen = {k: str(v) for k, v in places.items()} | {"dbus_address": self.bus.address, "socket_group": "root"}
         self.config.write_text(yaml.safe_dump({**SETTINGS, **chosen, **(settings or {})}))
@@ -184,16 +189,34 @@ class QuickNode:
     def etcd_keys(self) -> datastores.Keys:
         return datastores.etcd_keys(self.data / "server/tls/etcd")
 
+    def create_configmap(self, name: str) -> bytes:
+        """Write through the API server, as anybody does; the key it has in the datastore."""
+        tls = self.data / "server/tls"
+        context = ssl.create_default_context(cafile=str(tls / "server-ca.crt"))
+        context.load_cert_chain(str(tls / "client-admin.crt"), str(tls / "client-admin.key"))
+        url = "https://127.0.0.1:6443/api/v1/namespaces/default/configmaps"
+        body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"a": "b"}}
+        headers = {"Content-Type": "application/json"}
+        request = urllib.request.Request(url, json.dumps(body).encode(), headers)
+        with urllib.request.urlopen(request, timeout=30, context=context) as answer:
+            assert answer.status in (200, 201), answer.status
+        return f"/registry/configmaps/default/{name}".encode()
+
     # --- the agent -------------------------------------------------------------------------------
 
-    def start_agent(self, die: int | str | None = None, *, wait: bool = True, wrap: Sequence[str] = ()) -> None:
-        """Start it; ``wait``: until its API answers or it has died. ``die``: see ``tests.crash.agent``.
+    def start_agent(
+        self, die: int | str | None = None, *, wait: bool = True, wrap: Sequence[str] = (), one_worker: bool = False
+    ) -> None:
+        """Start it; ``wait``: until its API answers or it has died. ``die``, ``one_worker``: see ``tests.crash.agent``.
         ``wrap``: words of a program that runs it."""
         command = [*wrap, PYTHON, "-m", "tests.crash.agent", str(self.config), str(self.trace)]
         if die is not None:
             command.append(str(die))
         path = f"{self.root}/bin:{os.environ['PATH']}"
         environment = {**os.environ, "PATH": path, "PYTHONPATH": str(REPOSITORY)}
+        if one_worker:
+            self.worker.unlink(missing_ok=True)
+            environment["ONE_WORKER"] = str(self.worker)
         with (self.root / "agent.log").open("ab") as log:
             self.agent = subprocess.Popen(
                 [str(self.root / "bin/in-boot"), *command],
@@ -321,9 +344,12 @@ def shared_bytecode() -> str:
     return os.environ["K3S_HA_AGENT_TESTS_BYTECODE"]
 
 
+N = TypeVar("N", bound=QuickNode)
+
+
 @contextlib.contextmanager
-def quick_node(*, configmaps: int = 20, **options: Any) -> Iterator[QuickNode]:
-    node = QuickNode(**options)
+def quick_node(*, configmaps: int = 20, make: type[N] = QuickNode, **options: Any) -> Iterator[N]:  # type: ignore[assignment]
+    node = make(**options)
     try:
         node.seed(configmaps)
         node.start()

@@ -22,7 +22,8 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 
-from tests.crash.matrix import AFTERWARDS, Death, Result, Station, choose, learn, relay, station, walk
+from tests.crash.below import at_call, chosen, fail, failing, learn_calls
+from tests.crash.matrix import AFTERWARDS, Death, Result, Station, at_point, choose, learn, relay, station, walk
 from tests.crash.ways import WAYS, Way
 
 
@@ -62,7 +63,7 @@ def workers() -> int:
 def run(scope: Scope, say: Callable[[str], None] = print) -> Report:
     """Learn the ways, then walk them; in ``workers()`` threads, each with a node of its own."""
     began, report = time.monotonic(), Report()
-    points = dict(_all(report, [(w, _learner(w)) for w in scope.ways]))
+    points = dict(do_all(report, [(w, _learner(w)) for w in scope.ways]))
     if report.broken:
         return report
     jobs: list[tuple[Way, Callable[[Station], object]]] = []
@@ -75,8 +76,33 @@ def run(scope: Scope, say: Callable[[str], None] = print) -> Report:
         jobs += [(way, lambda place, death=death: walk(place, death)) for death in deaths]  # type: ignore[misc]
         report.planned += [(d.way.name, d.afterwards, d.point) for d in deaths]
         say(f"{way.name}: {len(points[way.name])} points; {len(deaths)} walks to die on.")
-    for result in _all(report, jobs, say):
+    for result in do_all(report, jobs, say):
         report.results += result if isinstance(result, list) else [result]
+    report.seconds = time.monotonic() - began
+    return report
+
+
+def run_below(
+    ways: Sequence[Way], *, errors: bool, share: int, offset: int = 0, say: Callable[[str], None] = print
+) -> Report:
+    """Below the process: every ``share``-th chosen system call, from the ``offset``-th on, kills or fails."""
+    began, report = time.monotonic(), Report()
+    calls = dict(do_all(report, [(w, lambda place, w=w: (w.name, learn_calls(place, w))) for w in ways]))  # type: ignore[misc]
+    jobs: list[tuple[Way, Callable[[Station], object]]] = []
+    for way in ways if not report.broken else ():
+        places = chosen(calls[way.name])[offset::share]
+        say(f"{way.name}: {len(calls[way.name])} calls; {len(places)} to {'fail' if errors else 'die'} at.")
+        for index, where in enumerate(places):
+            lasting = errors and index % 2 == 1
+            then = (failing(where, lasting).error + (" lasting" if lasting else "")) if errors else "agent"
+            if errors:
+                job = lambda place, way=way, where=where, lasting=lasting: fail(place, way, where, lasting)  # noqa: E731
+            else:
+                death = Death(way, str(where), at_call(where.injection))
+                job = lambda place, death=death: walk(place, death)  # noqa: E731
+            jobs.append((way, job))  # type: ignore[arg-type]
+            report.planned.append((way.name, then, str(where)))
+    report.results = do_all(report, jobs, say)
     report.seconds = time.monotonic() - began
     return report
 
@@ -94,11 +120,11 @@ def _deaths(way: Way, points: Sequence[str], scope: Scope) -> list[Death]:
         for index, number in enumerate(numbers[offset % scope.share :: scope.share]):
             twice = afterwards == "agent" and scope.second_lives and index % scope.second_lives == 0
             second = dice.randrange(3, 40) if twice else None
-            deaths.append(Death(way, points[number - 1], number, afterwards, second))
+            deaths.append(Death(way, points[number - 1], at_point(number), afterwards, second))
     return deaths
 
 
-def _all(
+def do_all(
     report: Report, jobs: Sequence[tuple[Way, Callable[[Station], object]]], say: Callable[[str], None] = print
 ) -> list:  # type: ignore[type-arg]
     """Do all jobs, each thread preferring those that begin where its node is; what they gave."""
@@ -117,7 +143,7 @@ def _all(
                 try:
                     found = job(place)
                 except Exception as error:  # told below, and the run fails
-                    where = getattr(job, "__defaults__", None) or ""
+                    where = ", ".join(map(str, getattr(job, "__defaults__", None) or ()))
                     report.broken.append(f"{where}: {error}\n{''.join(traceback.format_exception(error)[-3:])}")
                     say(f"BROKEN {where}: {str(error)[:300]}")
                 else:
@@ -125,6 +151,8 @@ def _all(
                 if len(given) % 25 == 0:
                     say(f"{len(given)} of {len(jobs)} walked.")
 
+    if not jobs:
+        return given
     with concurrent.futures.ThreadPoolExecutor(workers()) as pool:
         for future in [pool.submit(work) for _ in range(workers())]:
             future.result()

@@ -28,10 +28,18 @@ class Way:
     faults: Mapping[str, object] = dataclasses.field(default_factory=dict)
     """Of the stand-in, from the beginning of the operation to its end."""
 
+    def __str__(self) -> str:
+        return self.name
+
     def begin(self, node: QuickNode) -> str | None:
         """None: the agent died over the request."""
         node.change_faults(self.faults)
         return node.begin(self.kind, {**PATIENT, **self.body})
+
+    def ask(self, node: QuickNode) -> int:
+        """Like ``begin``, but it may be refused; the HTTP status."""
+        node.change_faults(self.faults)
+        return node.api("POST", f"/v1/{self.kind}", {**PATIENT, **self.body})[0]
 
     def on_etcd_after(self, outcome: str) -> bool:
         return (self.begins_on == "etcd") != (outcome == "succeeded")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from pathlib import Path
 
@@ -105,6 +104,4 @@ async def open_gate(units: Units, path: Path) -> None:
 def remove_gate(path: Path) -> None:
     """Remove the drop-in, and its directory when nothing else is in it. Safe to run twice."""
     durable.remove(path)
-    with contextlib.suppress(OSError):  # not empty, or gone: somebody else's drop-ins are there
-        path.parent.rmdir()
-        durable.sync_directory(path.parent.parent)
+    durable.remove_directory_if_empty(path.parent)

@@ -6,7 +6,6 @@ are never touched, and re-running the installer does not touch ours.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from pathlib import Path
 
@@ -78,6 +77,4 @@ def remove_drop_in(path: Path, directory_too: bool) -> None:
     """Remove the file, and the directory when it is ours and empty. Safe to run twice."""
     durable.remove(path)
     if directory_too:
-        with contextlib.suppress(OSError):  # not empty, or gone: somebody else's files are there
-            path.parent.rmdir()
-            durable.sync_directory(path.parent.parent)
+        durable.remove_directory_if_empty(path.parent)

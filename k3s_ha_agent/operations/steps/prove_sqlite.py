@@ -24,6 +24,7 @@ class ProveSqlite:
 
     async def do(self, run: Run) -> None:
         limit = min(self.role_timeout, run.remaining())
+        await self.health.require_unbroken_run(run.fact("invocation_id"))  # one that is dead need not be waited for
         verdict, sentence = await in_thread(datastore, self.health.layout)
         run.evidence("on-sqlite", verdict is Datastore.SQLITE, sentence, "SQLite alone")
         try:

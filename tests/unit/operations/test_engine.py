@@ -286,7 +286,7 @@ async def test_undo_waits_for_systemd_to_come_back(tmp_path: Path) -> None:
         async def undo(self, run: Run) -> None:
             if self.silent:
                 self.silent -= 1
-                raise SystemdError("systemd did not answer.")
+                raise SystemdError("systemd did not answer.", dbus_error="org.freedesktop.DBus.Error.NoReply")
             await super().undo(run)
 
     engine, plan, run, journal = make(tmp_path, Silent("a", tape), Act("b", tape, fails="do"), Act("c", tape))
