@@ -28,10 +28,10 @@ and what a person would do by hand if nothing of the agent were left. Whatever h
 `systemctl start k3s-ha-agent` and wait; or, without the agent, `systemctl start k3s-ha-agent-rescue.service`. During
 the window the gate keeps k3s from starting unless exactly one datastore is in place.
 
-What is tested here is death of processes (SIGKILL at every point, and at every system call that makes something
-durable) and of whole nodes (the node's processes killed at once, then booted again). What a power failure adds, the
-loss of what the kernel had not yet written, is answered by syncing file and directory before each next act, and by
-tests that fail those syncs; it is not simulated below the file system.
+What is tested: death of the agent and of the rescue at every point and at every system call that changes a file; a disk
+that fails, is full or read-only there; death of whole nodes, booted again (`make lab`); and failure of the power, at
+every act, on a kernel with a disk of its own, where everything that was not synced is lost (`tests/crash/power`). Not
+simulated: a disk that says it has written what it has not, and one that writes half a sector.
 """
 
 _WORDS = {
