@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -69,7 +70,7 @@ class Machine:
             *("linux.uml", "mem=1500M", "quiet", f"ubd0={self._disk}", f"init={self._init}", "con=null"),
             *("root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro", "con0=null,fd:1"),
         ]
-        with tempfile.TemporaryDirectory(prefix="k3s-ha-power-", dir="/dev/shm") as memory:
+        with tempfile.TemporaryDirectory(prefix="k3s-ha-power-", dir=_memory()) as memory:
             child = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                 env={**os.environ, "TMPDIR": memory}, process_group=0,
@@ -101,6 +102,11 @@ class Machine:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)
         child.wait()
+
+
+def _memory() -> str | None:
+    """Where the machine's memory lies, a file that is never all used; None: where temporary files lie."""
+    return "/dev/shm" if shutil.disk_usage("/dev/shm").free > 4 << 30 else None
 
 
 def answer(said: str) -> str:

@@ -60,7 +60,7 @@ BACK, FAILED = Outcome.ROLLED_BACK, Outcome.ROLLBACK_FAILED
         ([operation(1), operation(2, ROLLBACK, FAILED, undoes="op1")], {"op1", "op2"}),
         ([operation(1, backup="/elsewhere/opX")], {"op1", "opX"}),
     ],
-    ids=str,
+    ids=lambda value: "-".join(sorted(value)) if isinstance(value, set) else f"{len(value)} operations",
 )
 def test_what_is_needed(operations: list[Operation], kept: set[str]) -> None:
     assert backups.needed(operations) == kept
