@@ -106,7 +106,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_reconnect(watch)
 
     abort = command("abort", "Abort a running operation; what it did is undone.")
-    abort.add_argument("id", metavar="ID")
+    abort.add_argument("id", metavar="ID", help="the operation to abort")
 
     backups = command("backups", "List, verify or remove pre-images, the copies operations keep.")
     below = backups.add_subparsers(dest="subcommand", metavar="COMMAND", required=True)

@@ -30,6 +30,12 @@ class Command:
         return [a for a in self.options if a.dest not in self.shared]
 
     @property
+    def needed(self) -> list[str]:
+        """What a command cannot be typed without, as a usage line shows it."""
+        options = [f"{a.option_strings[0]} {value_name(a)}" for a in self.own_options if a.required]
+        return [*options, *(shown(a) for a in self.positionals)]
+
+    @property
     def positionals(self) -> list[argparse.Action]:
         return [a for a in self.parser._actions if not a.option_strings and not _is_commands(a)]
 

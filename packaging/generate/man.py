@@ -52,7 +52,7 @@ def synopsis(name: str, command: commands.Command) -> str:
     parts = [bold(" ".join((name, *command.words)))]
     if command.own_options:
         parts.append("[" + italic("OPTION") + " ...]")
-    parts += [italic(commands.shown(action)) for action in command.positionals]
+    parts += [italic(part) for part in command.needed]
     return " ".join(parts)
 
 

@@ -100,12 +100,19 @@ def api() -> str:
                 lines += ["", f"Body: {type_of(content['schema'])}, for example:", ""]
                 lines += [f"    {json.dumps(example['value'])}" for example in content["examples"].values()]
             lines += [*answers(operation, document), ""]
-    lines += ["## Problems", "", "`application/problem+json`; the code is stable.", ""]
+    lines += [
+        "## Problems",
+        "",
+        "`application/problem+json`; the code is stable and leads to its entry in the runbook.",
+        "",
+    ]
     lines += table("code", "status", "exit code", "title", "meaning")
     classes = facts.error_classes()
     for code, text in document["x-problem-codes"].items():
         error = classes[code]
-        lines.append(row(f"`{code}`", str(error.status), str(error.exit_code), error.title, text))
+        lines.append(
+            row(f"[`{code}`](../runbook.md#{code})", str(error.status), str(error.exit_code), error.title, text)
+        )
     lines += ["", "## Values", ""]
     for name, schema in document["components"]["schemas"].items():
         lines += [f"### {name}", ""]
@@ -131,7 +138,7 @@ def cli() -> str:
         lines += [f"## {name}", "", root.help, "", *table("option", "meaning"), *option_rows(root.options), ""]
         for command in root.walk():
             if command.words and not command.commands:
-                usage = " ".join([name, *command.words, *(commands.shown(a) for a in command.positionals)])
+                usage = " ".join([name, *command.words, *command.needed])
                 lines += [f"### {name} {' '.join(command.words)}", "", f"`{usage}`", "", command.help, ""]
                 own = [*command.positionals, *command.own_options]
                 if own:
