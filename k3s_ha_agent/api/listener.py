@@ -158,7 +158,7 @@ class Listener:
             self._connections.discard(connection)
             accepted.close()
             reason = getattr(error, "verify_message", "") or getattr(error, "reason", "") or str(error)
-            log.info(f"A connection was refused before it asked anything: {reason}.")
+            log.info(f"A connection ended before it asked anything: {reason or 'the caller went away'}.")
         except asyncio.CancelledError:
             self._connections.discard(connection)
             accepted.close()

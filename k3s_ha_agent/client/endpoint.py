@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import ssl
 import urllib.parse
 from pathlib import Path
@@ -12,6 +13,8 @@ from k3s_ha_agent.errors import ConfigurationError
 DEFAULT_SOCKET = Path("/run/k3s-ha-agent/api.sock")
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 """The hosts a plain connection may go to: nothing secret may cross a network unencrypted."""
+
+_HOST_AND_PORT = re.compile(r"(?:\[[0-9A-Fa-f:]+\]|[A-Za-z0-9.-]+):[0-9]{1,5}")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -23,6 +26,8 @@ class Endpoint:
     socket: Path | None = None
     tls: ssl.SSLContext | None = None
     bearer_token: str | None = dataclasses.field(default=None, repr=False)
+    host: str | None = None
+    """The Host to ask for when it is not the one of ``url``: an agent answers to its own addresses only."""
 
     @property
     def name(self) -> str:
@@ -52,10 +57,12 @@ def https(url: str, tls: ssl.SSLContext) -> Endpoint:
     return Endpoint(_base(url, "https"), tls=tls)
 
 
-def loopback(url: str, bearer_token: str) -> Endpoint:
+def loopback(url: str, bearer_token: str, *, tunnel_to: str | None = None) -> Endpoint:
     """An agent's plain TCP listener on this machine, or the local end of a tunnel to it.
 
-    ConfigurationError when the host is not a loopback one: the bearer token would be readable.
+    ``tunnel_to``: where the tunnel ends, which is the agent's ``listen_tcp``, like ``127.0.0.1:9580``; needed when its
+    port is another one than that of ``url``. ConfigurationError when the host of ``url`` is not a loopback one: the
+    bearer token would be readable.
     """
     base = _base(url, "http")
     if urllib.parse.urlsplit(base).hostname not in LOOPBACK:
@@ -65,7 +72,9 @@ def loopback(url: str, bearer_token: str) -> Endpoint:
         )
     if not bearer_token or any(not "!" <= character <= "~" for character in bearer_token):
         raise ConfigurationError(f"The bearer token for {url} is empty or has characters a header cannot carry.")
-    return Endpoint(base, bearer_token=bearer_token)
+    if tunnel_to is not None and not _HOST_AND_PORT.fullmatch(tunnel_to):
+        raise ConfigurationError(f"tunnel_to {tunnel_to!r} is not like 127.0.0.1:9580.")
+    return Endpoint(base, bearer_token=bearer_token, host=tunnel_to)
 
 
 def _base(url: str, scheme: str) -> str:

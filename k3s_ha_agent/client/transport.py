@@ -147,12 +147,14 @@ class Transport:
                 connector = aiohttp.UnixConnector(path=str(endpoint.socket))
             else:
                 connector = aiohttp.TCPConnector() if endpoint.tls is None else aiohttp.TCPConnector(ssl=endpoint.tls)
-            authorization = {}
+            headers = {}
             if endpoint.bearer_token is not None:
-                authorization["Authorization"] = f"Bearer {endpoint.bearer_token}"
+                headers["Authorization"] = f"Bearer {endpoint.bearer_token}"
+            if endpoint.host is not None:
+                headers["Host"] = endpoint.host
             self._session = aiohttp.ClientSession(
                 connector=connector,
-                headers=authorization,
+                headers=headers,
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 trust_env=False,

@@ -35,7 +35,7 @@ def _endpoint(server: Server, context: ssl.SSLContext | None, secrets: dict[Path
         raise ConfigurationError(f"{server.agent} needs bearer_token_file.")
     if server.bearer_token_file not in secrets:
         secrets[server.bearer_token_file] = read_secret(server.bearer_token_file)
-    return loopback(server.agent, secrets[server.bearer_token_file])
+    return loopback(server.agent, secrets[server.bearer_token_file], tunnel_to=server.tunnel_to)
 
 
 def tokens(clusters: Iterable[Cluster]) -> Mapping[str, str]:

@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from k3s_ha_agent.errors import ConfigurationError
-from k3s_ha_agent.fleet.sections import Loader, Section, absolute, boolean, count, k3s_url, names, seconds
+from k3s_ha_agent.fleet.sections import Loader, Section, absolute, boolean, count, k3s_url, names, seconds, text
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -27,6 +27,8 @@ class Server:
     k3s: str | None
     """``https://host:6443`` as other servers reach it; needed for the first server of several."""
     bearer_token_file: Path | None = None
+    tunnel_to: str | None = None
+    """``listen_tcp`` of the agent, when ``agent`` is the local end of a tunnel to it."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -162,6 +164,7 @@ def _server(section: Section, bearer: Path | None) -> Server:
         agent=section.text("agent"),
         k3s=section.optional("k3s", k3s_url),
         bearer_token_file=section.file("bearer_token_file") or bearer,
+        tunnel_to=section.optional("tunnel_to", text),
     )
     section.end()
     return server
@@ -230,6 +233,8 @@ def _check(fleet: Fleet) -> None:
                 raise ConfigurationError(f"{where}: agent {server.agent} is not https://, http:// or unix:.")
             if scheme == "https" and fleet.tls is None:
                 raise ConfigurationError(f"{where}: an https:// agent needs tls with ca, cert and key.")
+            if scheme != "http" and server.tunnel_to is not None:
+                raise ConfigurationError(f"{where}: tunnel_to is for an agent with http://.")
             if scheme == "http" and server.bearer_token_file is None:
                 raise ConfigurationError(f"{where}: an http:// agent needs bearer_token_file.")
             if scheme == "http" and server is not cluster.first and cluster.options.controller_token_file:

@@ -154,7 +154,11 @@ async def test_another_token_is_in_force_without_a_restart(api: tuple[Running, s
 
 
 async def _is(asked: Any, wanted: Any) -> bool:
-    return bool(await asked == wanted)
+    """A connection made just before the file is looked at may end without an answer."""
+    try:
+        return bool(await asked == wanted)
+    except aiohttp.ServerDisconnectedError:
+        return False
 
 
 async def test_connections_made_with_an_old_token_end(api: tuple[Running, str], rundir: Path) -> None:

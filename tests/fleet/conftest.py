@@ -21,7 +21,8 @@ import structlog
 import yaml
 
 from k3s_ha_agent.model import Outcome
-from tests.fleet.simulated import TOKEN, Fate, World
+from k3s_ha_agent.settings import Settings
+from tests.fleet.simulated import TOKEN, Fate, SimServer, World
 
 ROOT = Path(__file__).parents[2]
 LIMIT = 240
@@ -57,10 +58,12 @@ class Fleet:
         secret.chmod(0o600)
         clusters = []
         for number, cluster in enumerate(self.world.clusters.values()):
-            servers = [{"name": s.name, "agent": f"unix:{s.path}", "k3s": cluster.url} for s in cluster.servers]
-            join = {"controller_token_file": "token"} if number % 2 else {}
+            servers = [{"name": s.name, "agent": s.agent, "k3s": cluster.url} for s in cluster.servers]
+            in_the_clear = any(s.agent.startswith("http:") for s in cluster.servers)
+            join = {"controller_token_file": "token"} if number % 2 and not in_the_clear else {}
             clusters.append({"name": cluster.name, "servers": servers, "join": join})
         defaults = {"join": {"token_file": "/etc/k3s-token"}}
+        defaults |= top.pop("defaults", {})
         limits = {"reach": "2s", "verify": "2s", **top.pop("limits", {})}
         text = {"fleet": "sims", "defaults": defaults, "clusters": clusters, "limits": limits, **top}
         self.file.write_text(yaml.safe_dump(text))
@@ -117,12 +120,19 @@ async def make_fleet() -> AsyncIterator[MakeFleet]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
     async def make(
-        fates: dict[str, list[Fate]], *, seed: int = 1, noise: float = 0.0, step_time: float = 0.01, **top: Any
+        fates: dict[str, list[Fate]],
+        *,
+        seed: int = 1,
+        noise: float = 0.0,
+        step_time: float = 0.01,
+        doors: Callable[[SimServer], Settings] | None = None,
+        **top: Any,
     ) -> Fleet:
         directories.append(Path(tempfile.mkdtemp(prefix="k3sha-")))
         world = World(directories[-1], seed, noise=noise, step_time=step_time)
         for name, servers in fates.items():
-            world.add(name, servers)
+            for server in world.add(name, servers).servers:
+                server.doors = None if doors is None else doors(server)
         made.append(Fleet(world, **top))
         await world.start()
         return made[-1]

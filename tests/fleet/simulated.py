@@ -47,6 +47,7 @@ from k3s_ha_agent.model import (
     StepStatus,
     now,
 )
+from k3s_ha_agent.settings import Settings
 
 STEPS = ("save-pre-image", "start-k3s", "prove", "commit")
 TOKEN = "K10c0ffee::server:a-secret-of-the-tests"
@@ -174,6 +175,8 @@ class SimServer:
         self.changed = asyncio.Condition()
         self.path = cluster.world.directory / f"{cluster.name}-{name}.sock"
         self.random = random.Random(f"{cluster.world.seed}/{cluster.name}/{name}")
+        self.doors: Settings | None = None
+        """Where it listens besides the socket."""
         self._server: ApiServer | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -184,12 +187,20 @@ class SimServer:
             socket_group="daemon",
             ready=lambda: True,
             audit_log=self.path.with_suffix(".audit"),
+            settings=self.doors,
         )
         server.routes = tuple(
             dataclasses.replace(route, handler=self._through_noise(route.handler)) for route in server.routes
         )
         await server.start()
         self._server = server
+
+    @property
+    def agent(self) -> str:
+        """As ``fleet.yaml`` names it."""
+        if self.doors is None:
+            return f"unix:{self.path}"
+        return f"http://{self.doors.listen_tcp}" if self.doors.listen_tcp else f"https://{self.doors.listen_tls}"
 
     async def stop(self) -> None:
         if self._server is not None:
@@ -246,6 +257,7 @@ class SimServer:
             created_at=now(),
             steps=tuple(StepRecord(step) for step in STEPS),
             idempotency_key=idempotency_key,
+            requested_by=requested_by,
         )
         self.operations.append(operation)
         self.keys[str(idempotency_key)] = (operation.id, digest)

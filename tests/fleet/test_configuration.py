@@ -39,6 +39,7 @@ def test_the_example_of_the_documentation() -> None:
     assert munich.options.token_file is None
     assert munich.options.controller_token_file == Path("/etc/fleet/secrets/munich-1.token")
     assert lab.first.bearer_token_file == Path("/etc/fleet/secrets/lab.bearer")
+    assert lab.first.tunnel_to == "127.0.0.1:9580"
     waves = split(fleet.clusters, fleet.waves)
     assert [[c.name for c in wave.clusters] for wave in waves] == [["berlin-1"], ["hamburg-1", "munich-1", "lab"]]
 
@@ -65,6 +66,7 @@ def test_the_exit_codes_are_those_documented() -> None:
         ("unix:/a.sock", "https://a:1", "needs tls"),
         ("unix:/a.sock", "http://a:1", "needs bearer_token_file"),
         ("unix:/a.sock", "ftp://a:1", "is not https://"),
+        ('/a.sock"', "/a.sock\", tunnel_to: 'a:1'", "tunnel_to is for an agent with http://"),
         ("[{name", "[{name: a, agent: 'unix:/b.sock', k3s: 'https://a:6443'}, {name", "two servers have the name a"),
         ("[{name", "[{name: b, agent: 'unix:/a.sock', k3s: 'https://a:6443'}, {name", "need either token_file"),
         ("[{name", "[{name: b, agent: 'unix:/b.sock'}, {name", "b needs k3s"),
