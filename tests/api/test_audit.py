@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 import structlog.testing
 
+from k3s_ha_agent.api.access import Role
 from k3s_ha_agent.api.limits import Buckets
+from k3s_ha_agent.api.routes import ID
 from k3s_ha_agent.api.service import Limits
 from k3s_ha_agent.errors import TooManyRequests
 from tests.api.callers import ask, client_context, with_tls
@@ -50,6 +52,30 @@ async def test_asking_is_no_change(start: Start) -> None:
     for target in ("/v1/status", "/v1/operations", "/metrics", "/v1/preflight"):
         await api.ask("GET", target)
     assert entries(api) == []
+
+
+async def test_every_route_that_changes_anything_is_written_and_no_other(start: Start) -> None:
+    """Over the table itself: a new route is in it without this test being changed."""
+    api = await start()
+    done = await api.begin()
+    await api.manager.wait(done, 60)
+    routes = api.server.routes
+    assert {route.method for route in routes} == {"GET", "POST", "DELETE"}
+    for route in routes:
+        path = route.path.replace(ID, done)
+        before = len(entries(api))
+        status, answer, _ = await api.ask(route.method, path)
+        assert status != 405 and (status != 404 or "There is no /" not in answer["detail"]), f"not asked: {path}"
+        new = entries(api)[before:]
+        if route.method == "GET":
+            assert new == [], path
+            continue
+        assert route.role is Role.ADMIN, path
+        assert [entry["event"] for entry in new] == ["asked", "answered"], path
+        asked, answered = new
+        assert asked["id"] == answered["id"]
+        assert (asked["who"], asked["method"], asked["path"]) == ("uid 0", route.method, path)
+        assert (answered["status"], answered["code"]) == (status, answer["code"] if status >= 400 else None)
 
 
 async def test_refusals_are_written_too(start: Start) -> None:
