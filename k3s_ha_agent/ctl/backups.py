@@ -24,6 +24,10 @@ def size(count: int) -> str:
     return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
 
 
+def counted(number: int) -> str:
+    return f"{number} pre-image{'' if number == 1 else 's'}"
+
+
 def rows(backups: list[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     return [
         (
@@ -73,11 +77,15 @@ def prune(arguments: argparse.Namespace, client: Client, output: Output) -> int:
         for missing in [name for name in arguments.id if name not in names]:
             client.get(f"/v1/backups/{quote(missing, safe='')}")
     if not output.as_json:
+        if not doomed:
+            why = "every pre-image is needed" if len(free) < len(there) else "there is no pre-image"
+            output.line(f"Nothing to remove: {'--keep keeps what is left' if free else why}.")
+            return 0
         output.table(COLUMNS, rows(doomed))
     if arguments.dry_run or not doomed:
         return _end(doomed if arguments.dry_run else [], output, dry_run=arguments.dry_run)
     if not arguments.yes and sys.stdin.isatty():
-        print(f"Remove {len(doomed)} pre-images for ever? [y/N] ", end="", file=output.err, flush=True)
+        print(f"Remove {counted(len(doomed))} for ever? [y/N] ", end="", file=output.err, flush=True)
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
             output.note("Nothing was done.")
             return 1
@@ -96,9 +104,9 @@ def _end(backups: list[Mapping[str, Any]], output: Output, *, dry_run: bool) -> 
     if output.as_json:
         output.json({"removed" if not dry_run else "would_be_removed": backups, "bytes": freed})
     elif dry_run:
-        output.line(f"This was a dry run: {len(backups)} pre-images, {size(freed)}, would be removed.")
+        output.line(f"This was a dry run: {counted(len(backups))}, {size(freed)}, would be removed.")
     else:
-        output.line(f"{len(backups)} pre-images were removed, {size(freed)} freed.")
+        output.line(f"{counted(len(backups))} {'was' if len(backups) == 1 else 'were'} removed, {size(freed)} freed.")
     return 0
 
 

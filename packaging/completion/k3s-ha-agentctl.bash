@@ -2,17 +2,26 @@
 # Made by packaging/generate; changes are made in the parser of the program.
 
 _k3s_ha_agentctl_ids() {
-    k3s-ha-agentctl -o json operations 2>/dev/null | sed -n 's/^      "id": "\([A-Za-z0-9_.-]*\)",*$/\1/p'
+    k3s-ha-agentctl ${socket:+--socket "$socket"} -o json operations 2>/dev/null | sed -n 's/^      "id": "\([A-Za-z0-9_.-]*\)",*$/\1/p'
 }
 
 _k3s_ha_agentctl() {
-    local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD-1]} command="" word skip="" n
+    local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD-1]}
+    local command="" word skip="" socket="" n
     COMPREPLY=()
+    # --option=value comes as three words.
+    if [[ $current == "=" ]]; then current=""
+    elif [[ $previous == "=" ]]; then previous=${COMP_WORDS[COMP_CWORD-2]}; fi
     for ((n = 1; n < COMP_CWORD; n++)); do
         word=${COMP_WORDS[n]}
-        if [[ $skip ]]; then skip=""; continue; fi
+        if [[ $word == "=" ]]; then continue; fi
+        if [[ $skip ]]; then
+            if [[ $skip == "--socket" ]]; then socket=$word; fi
+            skip=""
+            continue
+        fi
         case "$word" in
-            --conf-d|--config|--file|--for|--idempotency-key|--keep|--limit|--lines|--on-conflict|--output|--reconnect|--socket|--stability|--timeout|--token-file|--writes|-o) skip=yes ;;
+            --conf-d|--config|--file|--for|--idempotency-key|--keep|--limit|--lines|--on-conflict|--output|--reconnect|--socket|--stability|--timeout|--token-file|--writes|-o) skip=$word ;;
             -*) ;;
             *) case "$command${command:+ }$word" in
                 "status") command="status" ;;
@@ -37,9 +46,11 @@ _k3s_ha_agentctl() {
     case "$previous" in
         --conf-d)
             mapfile -t COMPREPLY < <(compgen -d -- "$current")
+            compopt -o filenames 2>/dev/null
             return ;;
         --config|--file|--socket|--token-file)
             mapfile -t COMPREPLY < <(compgen -f -- "$current")
+            compopt -o filenames 2>/dev/null
             return ;;
         --for)
             mapfile -t COMPREPLY < <(compgen -W "migrate join rollback" -- "$current")

@@ -2,13 +2,22 @@
 # Made by packaging/generate; changes are made in the parser of the program.
 
 _k3s_ha_fleet() {
-    local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD-1]} command="" word skip="" n
+    local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD-1]}
+    local command="" word skip="" socket="" n
     COMPREPLY=()
+    # --option=value comes as three words.
+    if [[ $current == "=" ]]; then current=""
+    elif [[ $previous == "=" ]]; then previous=${COMP_WORDS[COMP_CWORD-2]}; fi
     for ((n = 1; n < COMP_CWORD; n++)); do
         word=${COMP_WORDS[n]}
-        if [[ $skip ]]; then skip=""; continue; fi
+        if [[ $word == "=" ]]; then continue; fi
+        if [[ $skip ]]; then
+            if [[ $skip == "--socket" ]]; then socket=$word; fi
+            skip=""
+            continue
+        fi
         case "$word" in
-            --cluster|--log|--output|-o) skip=yes ;;
+            --cluster|--log|--output|-o) skip=$word ;;
             -*) ;;
             *) case "$command${command:+ }$word" in
                 "plan") command="plan" ;;
@@ -23,6 +32,7 @@ _k3s_ha_fleet() {
             return ;;
         --log)
             mapfile -t COMPREPLY < <(compgen -f -- "$current")
+            compopt -o filenames 2>/dev/null
             return ;;
         --output|-o)
             mapfile -t COMPREPLY < <(compgen -W "table json" -- "$current")

@@ -14,6 +14,11 @@ import commands
 MADE = "# Made by packaging/generate; changes are made in the parser of the program."
 IDS = 'k3s-ha-agentctl -o json operations 2>/dev/null | sed -n \'s/^      "id": "\\([A-Za-z0-9_.-]*\\)",*$/\\1/p\''
 
+BASH_IDS = IDS.replace("k3s-ha-agentctl", 'k3s-ha-agentctl ${socket:+--socket "$socket"}', 1)
+"""``socket`` is a variable of the function that calls this one."""
+BASH_NAMES = "compopt -o filenames 2>/dev/null"
+"""A slash after a directory instead of a space; it works while completing only."""
+
 
 def function(program: commands.Program) -> str:
     return "_" + program.name.replace("-", "_")
@@ -52,8 +57,8 @@ def bash(program: commands.Program) -> str:
                 valued.update(dict.fromkeys(action.option_strings, action))
     how = {
         "words": lambda a: f'mapfile -t COMPREPLY < <(compgen -W "{words(a)}" -- "$current")',
-        "file": lambda a: 'mapfile -t COMPREPLY < <(compgen -f -- "$current")',
-        "directory": lambda a: 'mapfile -t COMPREPLY < <(compgen -d -- "$current")',
+        "file": lambda a: f'mapfile -t COMPREPLY < <(compgen -f -- "$current")\n            {BASH_NAMES}',
+        "directory": lambda a: f'mapfile -t COMPREPLY < <(compgen -d -- "$current")\n            {BASH_NAMES}',
         "operation": lambda a: f'mapfile -t COMPREPLY < <(compgen -W "$({name_}_ids)" -- "$current")',
         "any": lambda a: "COMPREPLY=()",
     }
@@ -61,15 +66,24 @@ def bash(program: commands.Program) -> str:
         f"# bash completion for {program.name}",
         MADE,
         "",
-        *([f"{name_}_ids() {{", f"    {IDS}", "}", ""] if asks_for_ids(program) else []),
+        *([f"{name_}_ids() {{", f"    {BASH_IDS}", "}", ""] if asks_for_ids(program) else []),
         f"{name_}() {{",
-        '    local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD-1]} command="" word skip="" n',
+        "    local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD-1]}",
+        '    local command="" word skip="" socket="" n',
         "    COMPREPLY=()",
+        "    # --option=value comes as three words.",
+        '    if [[ $current == "=" ]]; then current=""',
+        '    elif [[ $previous == "=" ]]; then previous=${COMP_WORDS[COMP_CWORD-2]}; fi',
         "    for ((n = 1; n < COMP_CWORD; n++)); do",
         "        word=${COMP_WORDS[n]}",
-        '        if [[ $skip ]]; then skip=""; continue; fi',
+        '        if [[ $word == "=" ]]; then continue; fi',
+        "        if [[ $skip ]]; then",
+        '            if [[ $skip == "--socket" ]]; then socket=$word; fi',
+        '            skip=""',
+        "            continue",
+        "        fi",
         '        case "$word" in',
-        f"            {'|'.join(sorted(valued))}) skip=yes ;;",
+        f"            {'|'.join(sorted(valued))}) skip=$word ;;",
         "            -*) ;;",
         '            *) case "$command${command:+ }$word" in',
     ]

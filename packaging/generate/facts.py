@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import email.utils
 import inspect
 import itertools
 import json
@@ -72,6 +73,14 @@ def labels() -> dict[str, list[str]]:
             known = found.setdefault(name, [])
             known += [k.arg for k in node.keywords if k.arg and k.arg not in (*known, "le")]
     return found
+
+
+def released() -> str:
+    """The day of the newest entry of the package's changelog, as the packages are dated, too."""
+    changelog = (Path(__file__).parents[1] / "debian/changelog").read_text()
+    date = re.search(r"^ -- .*>  (.+)$", changelog, re.MULTILINE)
+    assert date
+    return email.utils.parsedate_to_datetime(date[1]).date().isoformat()
 
 
 def document() -> dict:

@@ -31,7 +31,7 @@ def italic(text: str) -> str:
 def head(name: str, section: int, summary: str) -> list[str]:
     return [
         '.\\" Made by packaging/generate; changes are made in the sources it reads.',
-        f'.TH {escape(name).upper()} {section} "" "k3s\\-ha\\-agent {__version__}" "k3s\\-ha\\-agent"',
+        f'.TH {escape(name).upper()} {section} "{facts.released()}" "k3s\\-ha\\-agent {__version__}" "k3s\\-ha\\-agent"',
         ".SH NAME",
         f"{escape(name)} \\- {escape(summary)}",
     ]

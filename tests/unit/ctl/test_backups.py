@@ -52,9 +52,9 @@ def test_prune_takes_what_is_not_needed(agent: Agent) -> None:
     assert len(scene.run("backups", "list", "-o", "json").json["backups"]) == 3
     kept = scene.run("backups", "prune", "--keep", "1", "-o", "json").json
     assert [b["operation"] for b in kept["removed"]] == ["op-1"]
-    assert "1 pre-images were removed, 4.0 KiB freed." in scene.run("backups", "prune").out
+    assert "1 pre-image was removed, 4.0 KiB freed." in scene.run("backups", "prune").out
     assert [b["operation"] for b in scene.run("backups", "list", "-o", "json").json["backups"]] == ["op-3"]
-    assert "0 pre-images were removed" in scene.run("backups", "prune").out
+    assert scene.run("backups", "prune").out == "Nothing to remove: every pre-image is needed.\n"
 
 
 def test_prune_by_name(agent: Agent) -> None:

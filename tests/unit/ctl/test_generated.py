@@ -78,6 +78,10 @@ def complete(*words: str, path: str = "") -> list[str]:
         (("-o", "json", "backups", "pr"), ["prune"]),
         (("--socket", "/x", "config", ""), ["validate"]),
         (("rollback", "--writes", ""), ["keep", "discard"]),
+        (("rollback", "--writes", "="), ["keep", "discard"]),
+        (("--output", "=", "j"), ["json"]),
+        (("preflight", "--for", "=", "join", "--no"), ["--no-color"]),
+        (("--for", "=", "migrate", "--acc"), []),
         (("preflight", "--for", "r"), ["rollback"]),
         (("migrate", "--acc"), ["--accept-slow-disk"]),
         (("support-bundle", "--l"), ["--lines"]),
@@ -100,8 +104,12 @@ def test_bash_asks_the_agent_for_ids(scene: Scene) -> None:
     program.chmod(0o755)
     assert complete("watch", "", path=str(scene.directory)) == ["op-2", "op-1"]
     assert complete("backups", "verify", "op-2", "op-1", path=str(scene.directory)) == ["op-1"]
+    program.write_text(f'#!/bin/sh\nexec {shlex.join(scene.command()[:3])} "$@"\n')
+    assert complete("watch", "", path=str(scene.directory)) == [], "not the agent of this machine"
+    for given in (("--socket", str(scene.socket)), ("--socket", "=", str(scene.socket))):
+        assert complete(*given, "watch", "", path=str(scene.directory)) == ["op-2", "op-1"]
     scene.stop()
-    assert complete("watch", "", path=str(scene.directory)) == []
+    assert complete("--socket", str(scene.socket), "watch", "", path=str(scene.directory)) == []
 
 
 @pytest.mark.parametrize(
