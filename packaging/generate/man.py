@@ -133,6 +133,7 @@ def daemon() -> str:
             "Pre-images: the proven copies operations keep. They hold every Secret of the cluster.",
         ),
         ("/var/lib/k3s-ha-agent/audit.jsonl", "Who asked for which change, and what came of it."),
+        ("/usr/share/doc/k3s-ha-agent/docs/runbook.md", "What each problem and alert means, and what to do."),
     ):
         lines += [".TP", italic(path), escape(text)]
     lines += [

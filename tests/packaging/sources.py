@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from tests.packaging.build import CHECKOUT
+from tests.unit.docs.pages import links
 
 PRIVATE = "usr/lib/k3s-ha-agent"
 """Where the rescue is, and the modules in an .rpm."""
@@ -82,3 +83,24 @@ def wrong_modes(tree: Path) -> list[str]:
         if path.is_symlink() or (status.st_uid, status.st_gid, status.st_mode & 0o7777) != (0, 0, wanted):
             found.append(f"{path.relative_to(tree)} {status.st_uid}:{status.st_gid} {status.st_mode & 0o7777:o}")
     return found
+
+
+def pages(tree: Path) -> set[str]:
+    """The pages of a package, as they are named in the checkout."""
+    directory = tree / "usr/share/doc/k3s-ha-agent"
+    return {str(path.relative_to(directory)) for path in directory.rglob("*.md")} - {"CHANGELOG.md"}
+
+
+def pages_of(checkout: Path) -> set[str]:
+    return {"README.md"} | {str(path.relative_to(checkout)) for path in (checkout / "docs").rglob("*.md")}
+
+
+def broken_links(tree: Path) -> list[tuple[str, str]]:
+    """Page and target of every link that leads nowhere in a package."""
+    directory = tree / "usr/share/doc/k3s-ha-agent"
+    return [
+        (name, target)
+        for name in sorted(pages(tree))
+        for target in links((directory / name).read_text())
+        if "://" not in target and not ((directory / name).parent / target.partition("#")[0]).exists()
+    ]

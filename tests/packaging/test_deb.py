@@ -55,6 +55,11 @@ def test_the_files_are_those_of_the_checkout(checkout: Path, tree: Path) -> None
     assert (tree / "etc/k3s-ha-agent/conf.d").is_dir()
 
 
+def test_the_pages_can_be_read_where_they_are(checkout: Path, tree: Path) -> None:
+    assert sources.pages(tree) == sources.pages_of(checkout)
+    assert sources.broken_links(tree) == []
+
+
 def test_nothing_else_is_in_it(tree: Path) -> None:
     known = re.compile(
         "|".join(

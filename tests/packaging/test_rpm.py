@@ -69,6 +69,11 @@ def test_the_files_are_those_of_the_checkout(checkout: Path, tree: Path) -> None
     assert preset.endswith("\nenable k3s-ha-agent.service\n")
 
 
+def test_the_pages_can_be_read_where_they_are(checkout: Path, tree: Path) -> None:
+    assert sources.pages(tree) == sources.pages_of(checkout)
+    assert sources.broken_links(tree) == []
+
+
 def test_owners_and_modes(rpm: Path) -> None:
     """As the package says it; rpm2cpio cannot give files away."""
     show = "[%{FILEMODES:octal} %{FILEUSERNAME}:%{FILEGROUPNAME} %{FILENAMES}\n]"
