@@ -40,6 +40,19 @@ def positive(text: str) -> int:
     return number
 
 
+def check(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
+    """What no single option can tell; ends with a usage error."""
+    files = (arguments.cacert, arguments.cert, arguments.key)
+    if arguments.url is None and any(files):
+        parser.error("--cacert, --cert and --key go with --url")
+    if arguments.url is not None and not all(files):
+        parser.error("--url needs --cacert, --cert and --key")
+    if arguments.url is not None and arguments.socket != DEFAULT_SOCKET:
+        parser.error("--url and --socket exclude each other")
+    if arguments.url is not None and arguments.command in ("config", "support-bundle"):
+        parser.error(f"{arguments.command} looks at the files of the server it runs on: leave out --url")
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser; also what man pages and shell completion are made from."""
     parser = argparse.ArgumentParser(
@@ -155,6 +168,18 @@ def _add_global(parser: argparse.ArgumentParser, *, defaults: bool) -> None:
         default=default(DEFAULT_SOCKET),
         help=f"the agent's socket (default: {DEFAULT_SOCKET})",
     )
+    parser.add_argument(
+        "--url",
+        metavar="URL",
+        default=default(None),
+        help="another server's agent, like https://n1.example.org:9581 (its listen_tls); needs the next three",
+    )
+    for name, text in (
+        ("--cacert", "PEM: the authority that signed that agent's certificate"),
+        ("--cert", "PEM: your certificate; that agent's tls_admin or tls_read names it"),
+        ("--key", "PEM: the key of your certificate"),
+    ):
+        parser.add_argument(name, type=Path, metavar="FILE", default=default(None), help=text)
     parser.add_argument(
         "-o", "--output", choices=["table", "json"], default=default("table"), help="for people or for scripts"
     )

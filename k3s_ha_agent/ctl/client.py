@@ -1,18 +1,16 @@
-"""HTTP over the agent's unix socket with the standard library: a command must start fast."""
+"""HTTP to the agent with the standard library: a command must start fast."""
 
 from __future__ import annotations
 
 import dataclasses
 import http.client
 import json
-import os
 import shlex
-import socket
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
-from k3s_ha_agent.errors import AgentError, AgentUnreachable, Forbidden
+from k3s_ha_agent.ctl.endpoint import Endpoint, describe
+from k3s_ha_agent.errors import AgentError, AgentUnreachable
 
 CALL_TIMEOUT = 60.0
 """Seconds an answer may take."""
@@ -59,24 +57,11 @@ class ServerEvent:
     data: Mapping[str, Any]
 
 
-class UnixConnection(http.client.HTTPConnection):
-    """An HTTP connection to a unix socket."""
-
-    def __init__(self, path: Path, timeout: float) -> None:
-        super().__init__("localhost", timeout=timeout)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(os.fspath(self._path))
-
-
 class Client:
     """Asks the agent. ``say`` gets each call as a curl command before it is made."""
 
-    def __init__(self, path: Path, say: Callable[[str], None] | None = None) -> None:
-        self._path = path
+    def __init__(self, endpoint: Endpoint, say: Callable[[str], None] | None = None) -> None:
+        self._endpoint = endpoint
         self._say = say
         self._said: set[str] = set()
 
@@ -127,12 +112,11 @@ class Client:
 
     def _send(
         self, method: str, target: str, headers: Mapping[str, str], body: str | None, timeout: float
-    ) -> tuple[UnixConnection, http.client.HTTPResponse]:
+    ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
         """A response whose body is still to be read. Problem when its status is an error."""
-        self._show(curl(self._path, method, target, headers, body))
-        connection = UnixConnection(self._path, timeout)
+        self._show(curl(self._endpoint, method, target, headers, body))
+        connection = self._endpoint.connect(timeout)
         try:
-            self._connect(connection)
             try:
                 connection.request(method, target, body, dict(headers))
                 response = connection.getresponse()
@@ -140,28 +124,13 @@ class Client:
                     return connection, response
                 document = json.loads(response.read())
             except (OSError, http.client.HTTPException, ValueError) as error:
-                raise AnswerLost(
-                    f"The agent went away before it answered: {describe(error)}.",
-                    next_step="See: systemctl status k3s-ha-agent.service",
+                raise self._endpoint.refusal(error) or AnswerLost(
+                    f"The agent went away before it answered: {describe(error)}.", next_step=self._endpoint.look
                 ) from error
             raise Problem(document)
         except BaseException:
             connection.close()
             raise
-
-    def _connect(self, connection: UnixConnection) -> None:
-        try:
-            connection.connect()
-        except PermissionError as error:
-            raise Forbidden(
-                f"This user may not open {self._path}.",
-                next_step="Run it as root (sudo), or as a member of the group that owns the socket.",
-            ) from error
-        except OSError as error:
-            raise AgentUnreachable(
-                f"The agent does not answer on {self._path}: {describe(error)}.",
-                next_step="See: systemctl status k3s-ha-agent.service",
-            ) from error
 
     def _show(self, command: str) -> None:
         # A poll is said once, not each time.
@@ -170,17 +139,9 @@ class Client:
             self._say(command)
 
 
-def describe(error: Exception) -> str:
-    if isinstance(error, TimeoutError):
-        return "it took too long"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return f"{type(error).__name__} {error}".strip()
-
-
-def curl(path: Path, method: str, target: str, headers: Mapping[str, str], body: str | None) -> str:
+def curl(endpoint: Endpoint, method: str, target: str, headers: Mapping[str, str], body: str | None) -> str:
     """The same call as a shell command."""
-    words = ["curl", "--unix-socket", os.fspath(path)]
+    words = ["curl", *endpoint.curl()]
     if target.endswith("/events"):
         words.append("--no-buffer")
     if method != "GET":
@@ -189,7 +150,7 @@ def curl(path: Path, method: str, target: str, headers: Mapping[str, str], body:
         words += ["-H", f"{name}: {value}"]
     if body is not None:
         words += ["-d", _without_token(body)]
-    return shlex.join([*words, f"http://localhost{target}"])
+    return shlex.join([*words, f"{endpoint.base}{target}"])
 
 
 def _without_token(body: str) -> str:

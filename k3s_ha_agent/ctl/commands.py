@@ -29,16 +29,20 @@ CHECKS = ("check", "status", "found", "needs", "remedy")
 INTERRUPTED = 130
 """128 + SIGINT, as shells count."""
 QUESTIONS = {
-    "migrate": "Move this server from SQLite to embedded etcd? k3s is stopped for a moment.",
-    "join": "Make this server a member of the cluster?",
-    "rollback": "Undo what this server committed last? k3s is stopped for a moment.",
+    "migrate": "Move {server} from SQLite to embedded etcd? k3s is stopped for a moment.",
+    "join": "Make {server} a member of the cluster?",
+    "rollback": "Undo what {server} committed last? k3s is stopped for a moment.",
 }
 
 
 def again(arguments: Arguments, *said: str) -> str:
     """A command of ours to run next, ready to be pasted."""
-    socket = [] if arguments.socket == DEFAULT_SOCKET else ["--socket", os.fspath(arguments.socket)]
-    return shlex.join([PROGRAM, *socket, *said])
+    where = [] if arguments.socket == DEFAULT_SOCKET else ["--socket", os.fspath(arguments.socket)]
+    if arguments.url is not None:
+        where = ["--url", arguments.url]
+        for name in ("cacert", "cert", "key"):
+            where += [f"--{name}", os.fspath(getattr(arguments, name))]
+    return shlex.join([PROGRAM, *where, *said])
 
 
 def operation_target(operation_id: str) -> str:
@@ -179,7 +183,8 @@ def _confirmed(kind: str, arguments: Arguments, output: Output) -> bool:
     """Asked on a terminal only; a script has said what it wants by running the command."""
     if arguments.yes or not sys.stdin.isatty():
         return True
-    print(f"{QUESTIONS[kind]} [y/N] ", end="", file=output.err, flush=True)
+    question = QUESTIONS[kind].format(server=arguments.url or "this server")
+    print(f"{question} [y/N] ", end="", file=output.err, flush=True)
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 

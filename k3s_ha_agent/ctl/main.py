@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from k3s_ha_agent.ctl import words
-from k3s_ha_agent.ctl.arguments import build_parser
+from k3s_ha_agent.ctl.arguments import build_parser, check
 from k3s_ha_agent.ctl.client import Client, Problem
 from k3s_ha_agent.ctl.commands import CHECKS, COMMANDS, INTERRUPTED, Arguments, again
+from k3s_ha_agent.ctl.endpoint import Endpoint, UnixSocket, remote
 from k3s_ha_agent.ctl.output import Output
 from k3s_ha_agent.errors import AgentError
 
@@ -22,10 +23,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             # A sign the terminal has not got must not stop a rollback from being reported.
             stream.reconfigure(errors="replace")
-    parsed = build_parser().parse_args(arguments)
+    parser = build_parser()
+    parsed = parser.parse_args(arguments)
+    check(parser, parsed)
     output = Output(as_json=parsed.output == "json", no_color=parsed.no_color)
-    client = Client(parsed.socket, output.note if parsed.verbose else None)
     try:
+        client = Client(_endpoint(parsed), output.note if parsed.verbose else None)
         return COMMANDS[parsed.command](parsed, client, output)
     except Problem as problem:
         return _problem(problem, parsed, output)
@@ -41,6 +44,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Whoever read our output has left; Python would complain once more while it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+
+
+def _endpoint(arguments: Arguments) -> Endpoint:
+    if arguments.url is None:
+        return UnixSocket(arguments.socket)
+    return remote(arguments.url, cacert=arguments.cacert, cert=arguments.cert, key=arguments.key)
 
 
 def _problem(problem: Problem, arguments: Arguments, output: Output) -> int:

@@ -21,7 +21,7 @@ _k3s_ha_agentctl() {
             continue
         fi
         case "$word" in
-            --conf-d|--config|--file|--for|--idempotency-key|--keep|--limit|--lines|--on-conflict|--output|--reconnect|--socket|--stability|--timeout|--token-file|--writes|-o) skip=$word ;;
+            --cacert|--cert|--conf-d|--config|--file|--for|--idempotency-key|--keep|--key|--limit|--lines|--on-conflict|--output|--reconnect|--socket|--stability|--timeout|--token-file|--url|--writes|-o) skip=$word ;;
             -*) ;;
             *) case "$command${command:+ }$word" in
                 "status") command="status" ;;
@@ -44,18 +44,18 @@ _k3s_ha_agentctl() {
         esac
     done
     case "$previous" in
-        --conf-d)
-            mapfile -t COMPREPLY < <(compgen -d -- "$current")
+        --cacert|--cert|--config|--file|--key|--socket|--token-file)
+            mapfile -t COMPREPLY < <(compgen -f -- "$current")
             compopt -o filenames 2>/dev/null
             return ;;
-        --config|--file|--socket|--token-file)
-            mapfile -t COMPREPLY < <(compgen -f -- "$current")
+        --conf-d)
+            mapfile -t COMPREPLY < <(compgen -d -- "$current")
             compopt -o filenames 2>/dev/null
             return ;;
         --for)
             mapfile -t COMPREPLY < <(compgen -W "migrate join rollback" -- "$current")
             return ;;
-        --idempotency-key|--keep|--limit|--lines|--reconnect|--stability|--timeout)
+        --idempotency-key|--keep|--limit|--lines|--reconnect|--stability|--timeout|--url)
             COMPREPLY=()
             return ;;
         --on-conflict)
@@ -70,55 +70,55 @@ _k3s_ha_agentctl() {
     esac
     case "$command" in
         "")
-            if [[ $current == -* ]]; then word="-h --help -V --version --socket -o --output -v --verbose --no-color"
+            if [[ $current == -* ]]; then word="-h --help -V --version --socket --url --cacert --cert --key -o --output -v --verbose --no-color"
             else word="status members preflight migrate join rollback operations watch abort backups config support-bundle"; fi ;;
         "status")
-            if [[ $current == -* ]]; then word="-h --help --socket -o --output -v --verbose --no-color"
+            if [[ $current == -* ]]; then word="-h --help --socket --url --cacert --cert --key -o --output -v --verbose --no-color"
             else word=""; fi ;;
         "members")
-            if [[ $current == -* ]]; then word="-h --help --socket -o --output -v --verbose --no-color"
+            if [[ $current == -* ]]; then word="-h --help --socket --url --cacert --cert --key -o --output -v --verbose --no-color"
             else word=""; fi ;;
         "preflight")
-            if [[ $current == -* ]]; then word="-h --help --socket -o --output -v --verbose --no-color --for"
+            if [[ $current == -* ]]; then word="-h --help --socket --url --cacert --cert --key -o --output -v --verbose --no-color --for"
             else word=""; fi ;;
         "migrate")
-            if [[ $current == -* ]]; then word="-h --help --socket -o --output -v --verbose --no-color --accept-slow-disk --timeout --stability --dry-run --detach -y --yes --idempotency-key --reconnect"
+            if [[ $current == -* ]]; then word="-h --help --socket --url --cacert --cert --key -o --output -v --verbose --no-color --accept-slow-disk --timeout --stability --dry-run --detach -y --yes --idempotency-key --reconnect"
             else word=""; fi ;;
         "join")
-            if [[ $current == -* ]]; then word="-h --help --socket -o --output -v --verbose --no-color --token-file --on-conflict --timeout --stability --dry-run --detach -y --yes --idempotency-key --reconnect"
+            if [[ $current == -* ]]; then word="-h --help --socket --url --cacert --cert --key -o --output -v --verbose --no-color --token-file --on-conflict --timeout --stability --dry-run --detach -y --yes --idempotency-key --reconnect"
             else word=""; fi ;;
         "rollback")
-            if [[ $current == -* ]]; then word="-h --help --socket -o --output -v --verbose --no-color --writes --confirm-lost-writes --timeout --stability --dry-run --detach -y --yes --idempotency-key --reconnect"
+            if [[ $current == -* ]]; then word="-h --help --socket --url --cacert --cert --key -o --output -v --verbose --no-color --writes --confirm-lost-writes --timeout --stability --dry-run --detach -y --yes --idempotency-key --reconnect"
             else word=""; fi ;;
         "operations")
-            if [[ $current == -* ]]; then word="-h --help --socket -o --output -v --verbose --no-color --limit"
+            if [[ $current == -* ]]; then word="-h --help --socket --url --cacert --cert --key -o --output -v --verbose --no-color --limit"
             else word="$(_k3s_ha_agentctl_ids)"; fi ;;
         "watch")
-            if [[ $current == -* ]]; then word="-h --help --socket -o --output -v --verbose --no-color --reconnect"
+            if [[ $current == -* ]]; then word="-h --help --socket --url --cacert --cert --key -o --output -v --verbose --no-color --reconnect"
             else word="$(_k3s_ha_agentctl_ids)"; fi ;;
         "abort")
-            if [[ $current == -* ]]; then word="-h --help --socket -o --output -v --verbose --no-color"
+            if [[ $current == -* ]]; then word="-h --help --socket --url --cacert --cert --key -o --output -v --verbose --no-color"
             else word="$(_k3s_ha_agentctl_ids)"; fi ;;
         "backups")
-            if [[ $current == -* ]]; then word="-h --help --socket -o --output -v --verbose --no-color"
+            if [[ $current == -* ]]; then word="-h --help --socket --url --cacert --cert --key -o --output -v --verbose --no-color"
             else word="list verify prune"; fi ;;
         "backups list")
-            if [[ $current == -* ]]; then word="-h --help --socket -o --output -v --verbose --no-color"
+            if [[ $current == -* ]]; then word="-h --help --socket --url --cacert --cert --key -o --output -v --verbose --no-color"
             else word=""; fi ;;
         "backups verify")
-            if [[ $current == -* ]]; then word="-h --help --socket -o --output -v --verbose --no-color"
+            if [[ $current == -* ]]; then word="-h --help --socket --url --cacert --cert --key -o --output -v --verbose --no-color"
             else word="$(_k3s_ha_agentctl_ids)"; fi ;;
         "backups prune")
-            if [[ $current == -* ]]; then word="-h --help --socket -o --output -v --verbose --no-color --keep --dry-run -y --yes"
+            if [[ $current == -* ]]; then word="-h --help --socket --url --cacert --cert --key -o --output -v --verbose --no-color --keep --dry-run -y --yes"
             else word="$(_k3s_ha_agentctl_ids)"; fi ;;
         "config")
-            if [[ $current == -* ]]; then word="-h --help --socket -o --output -v --verbose --no-color"
+            if [[ $current == -* ]]; then word="-h --help --socket --url --cacert --cert --key -o --output -v --verbose --no-color"
             else word="validate"; fi ;;
         "config validate")
-            if [[ $current == -* ]]; then word="-h --help --socket -o --output -v --verbose --no-color --config --conf-d"
+            if [[ $current == -* ]]; then word="-h --help --socket --url --cacert --cert --key -o --output -v --verbose --no-color --config --conf-d"
             else word=""; fi ;;
         "support-bundle")
-            if [[ $current == -* ]]; then word="-h --help --socket -o --output -v --verbose --no-color --file --lines"
+            if [[ $current == -* ]]; then word="-h --help --socket --url --cacert --cert --key -o --output -v --verbose --no-color --file --lines"
             else word=""; fi ;;
     esac
     mapfile -t COMPREPLY < <(compgen -W "$word" -- "$current")

@@ -10,6 +10,7 @@ import pytest
 from k3s_ha_agent.ctl import words
 from k3s_ha_agent.ctl.arguments import build_parser
 from k3s_ha_agent.ctl.client import Problem, ServerEvent, curl, exit_codes, parse_events
+from k3s_ha_agent.ctl.endpoint import UnixSocket
 from k3s_ha_agent.ctl.output import aligned, clean
 
 
@@ -121,7 +122,7 @@ def test_nothing_draws_on_the_terminal_but_we() -> None:
 
 
 def test_curl_is_quoted() -> None:
-    command = curl(Path("/run/a b/s"), "POST", "/v1/migrate", {"X": "it's"}, '{"a": "$HOME"}')
+    command = curl(UnixSocket(Path("/run/a b/s")), "POST", "/v1/migrate", {"X": "it's"}, '{"a": "$HOME"}')
     assert command == (
         "curl --unix-socket '/run/a b/s' -X POST -H 'X: it'\"'\"'s' -d '{\"a\": \"$HOME\"}' http://localhost/v1/migrate"
     )
