@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.lab.lab import Lab
+from tests.lab import provision, system
+from tests.lab.lab import CHECKOUT, Lab
 from tests.lab.node import Node
 from tests.lab.servers import make_server
+from tests.packaging.build import PREVIOUS, copy_checkout, make, only
 
 pytest.register_assert_rewrite("tests.lab.scenarios")
 LAB = pytest.StashKey[Lab]()
@@ -57,6 +60,75 @@ def new_server(new_node: Callable[[str], Node]) -> Callable[..., Node]:
 def server(new_server: Callable[..., Node]) -> Node:
     """The server ``n1``: v1.22.2 on SQLite with 200 ConfigMaps more than the recording, k3s and agent ready."""
     return new_server()
+
+
+# --- packages, and nodes that never saw the checkout ---------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return copy_checkout(tmp_path_factory.mktemp("sources") / "checkout")
+
+
+@pytest.fixture(scope="session")
+def deb(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The package of this checkout."""
+    dist = tmp_path_factory.mktemp("deb")
+    make("deb", dist, sources)
+    return only(dist, "*_all.deb")
+
+
+@pytest.fixture(scope="session")
+def previous_deb(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same as a version before."""
+    dist = tmp_path_factory.mktemp("previous-deb")
+    make("deb", dist, sources, PACKAGE_SUFFIX=PREVIOUS)
+    return only(dist, "*_all.deb")
+
+
+@pytest.fixture(scope="session")
+def only_k3s(lab: Lab) -> Path:
+    """A layer with k3s and without the agent."""
+    directory = lab.directory / "only-k3s"
+    layer, merged = directory / "upper", directory / "root"
+    system.mount_overlay(merged, lower=[lab.root], upper=layer, work=directory / "work")
+    try:
+        provision.install_k3s(CHECKOUT, merged, lab.k3s_binary)
+    finally:
+        system.run(["umount", str(merged)])
+    return layer
+
+
+@pytest.fixture
+def bare(new_node: Callable[[str], Node], only_k3s: Path) -> Callable[..., Node]:
+    """Makes servers on SQLite that never saw the agent."""
+
+    def make_bare(name: str = "n1", **options: Any) -> Node:
+        node = new_node(name)
+        if node.lab.k3s_binary:
+            pytest.skip("needs the stand-in k3s, which is seeded before the first boot")
+        node.remove_disk()
+        node.make_disk((only_k3s, node.lab.root))
+        make_server(node, ready=False, **options)
+        node.wait_for_k3s()
+        assert not node.exists("/usr/bin/k3s-ha-agent") and not node.exists("/usr/lib/k3s-ha-agent")
+        return node
+
+    return make_bare
+
+
+@pytest.fixture
+def empty(new_node: Callable[[str], Node]) -> Callable[[str], Node]:
+    """Makes machines with neither k3s nor the agent, booted."""
+
+    def make_empty(name: str) -> Node:
+        node = new_node(name)
+        node.remove_disk()
+        node.make_disk((node.lab.root,))
+        node.boot()
+        return node
+
+    return make_empty
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -7,15 +7,11 @@ What the package's scripts do in every single case is tested in tests/packaging,
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
-from tests.lab import provision, system
 from tests.lab.datastore import assert_same
-from tests.lab.lab import CHECKOUT, Lab
+from tests.lab.documents import README, block, install, shell, typed
 from tests.lab.node import AGENT, K3S, Node
 from tests.lab.scenarios import (
     DB,
@@ -33,89 +29,10 @@ from tests.lab.scenarios import (
     wait_for_copy,
     wait_until_finished,
 )
-from tests.lab.servers import make_server
-from tests.packaging.build import PREVIOUS, copy_checkout, make, only
+from tests.packaging.build import PREVIOUS
 
-NewServer = Callable[..., Node]
-README = CHECKOUT / "README.md"
 RESTART_WANTED = "/run/k3s-ha-agent/restart-wanted"
 RESTARTED = "The package was upgraded while an operation ran; it has ended, and the new version is started."
-
-
-@pytest.fixture(scope="module")
-def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return copy_checkout(tmp_path_factory.mktemp("sources") / "checkout")
-
-
-@pytest.fixture(scope="module")
-def deb(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    dist = tmp_path_factory.mktemp("deb")
-    make("deb", dist, sources)
-    return only(dist, "*_all.deb")
-
-
-@pytest.fixture(scope="module")
-def previous_deb(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same as a version before."""
-    dist = tmp_path_factory.mktemp("previous-deb")
-    make("deb", dist, sources, PACKAGE_SUFFIX=PREVIOUS)
-    return only(dist, "*_all.deb")
-
-
-@pytest.fixture(scope="module")
-def only_k3s(lab: Lab) -> Path:
-    """A layer with k3s and without the agent."""
-    directory = lab.directory / "only-k3s"
-    layer, merged = directory / "upper", directory / "root"
-    system.mount_overlay(merged, lower=[lab.root], upper=layer, work=directory / "work")
-    try:
-        provision.install_k3s(CHECKOUT, merged, lab.k3s_binary)
-    finally:
-        system.run(["umount", str(merged)])
-    return layer
-
-
-@pytest.fixture
-def bare(new_node: Callable[[str], Node], only_k3s: Path) -> Iterator[Callable[..., Node]]:
-    """Makes servers on SQLite that never saw the agent."""
-
-    def make_bare(**options: object) -> Node:
-        node = new_node("n1")
-        if node.lab.k3s_binary:
-            pytest.skip("needs the stand-in k3s, which is seeded before the first boot")
-        node.remove_disk()
-        node.make_disk((only_k3s, node.lab.root))
-        make_server(node, ready=False, **options)  # type: ignore[arg-type]
-        node.wait_for_k3s()
-        assert not node.exists("/usr/bin/k3s-ha-agent") and not node.exists("/usr/lib/k3s-ha-agent")
-        return node
-
-    yield make_bare
-
-
-def block(containing: str) -> str:
-    """The one fenced block of the README with that text in it."""
-    found = [text for text in re.findall(r"^```\w+\n(.*?)^```", README.read_text(), re.M | re.S) if containing in text]
-    assert len(found) == 1, f"{containing!r} is in {len(found)} blocks of the README"
-    return found[0]
-
-
-def as_root(containing: str) -> list[str]:
-    """The commands of a console block that a person types as root."""
-    return [line[2:] for line in block(containing).splitlines() if line.startswith("# ")]
-
-
-def shell(node: Node, command: str) -> str:
-    """What a command printed that is typed in root's home; it has to work."""
-    return node.exec(["sh", "-c", f"cd /root && {command}"], timeout=300).stdout
-
-
-def install(node: Node, package: Path) -> None:
-    """With the README's command; what it needs of Debian is there, so nothing is fetched."""
-    node.copy_in(package, f"/root/dist/{package.name}")
-    (command,) = as_root("apt-get install")
-    shell(node, command)
-    node.wait_for_agent()
 
 
 def dpkg(node: Node, *arguments: str) -> tuple[int, str]:
@@ -137,7 +54,7 @@ def test_a_new_user_on_the_command_line(bare: Callable[..., Node], deb: Path) ->
     install(node, deb)
     before = look(node)
     done = []
-    for command in as_root("k3s-ha-agentctl preflight"):
+    for command in typed(README, "# k3s-ha-agentctl preflight"):
         said = shell(node, command)
         what = command.split()[1]
         done.append(what)
@@ -153,7 +70,7 @@ def test_a_new_user_with_curl(bare: Callable[..., Node], deb: Path) -> None:
     node = bare()
     install(node, deb)
     before = look(node)
-    here = block("api() {").partition("# on n2")[0].replace("\\\n", "")
+    here = block(README, "api() {").partition("# on n2")[0].replace("\\\n", "")
     function, preflight, migrate, wait, rollback = [line for line in here.splitlines() if line.strip()]
 
     assert json.loads(shell(node, f"{function}\n{preflight}"))["ok"]
