@@ -1,14 +1,16 @@
 """Printing for people and for scripts.
 
-On a terminal tables are drawn with ``rich``, imported only then; in a pipe they are aligned columns
-without colours, one row a line, so that grep and awk can work with them.
+On a terminal tables are drawn with ``rich``, imported only then, and fit its width; in a pipe they are aligned
+columns without colours, one row a line, so that grep and awk can work with them.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -32,6 +34,13 @@ COLOURS = {
     "FALSE": "red",
 }
 """Words of a status column and the colour they have on a terminal."""
+
+TEXT = frozenset({"found", "needs", "needed", "remedy", "error", "reason", "problem"})
+"""Columns that hold sentences: they may be wrapped. The others are names and words, and stay whole."""
+READABLE = 20
+"""A column of sentences narrower than this is no table any more."""
+GAP = 3
+"""Blanks rich draws between two columns."""
 
 
 class Output:
@@ -68,7 +77,15 @@ class Output:
         known = [(name, clean(value)) for name, value in facts]
         width = max((len(name) for name, _ in known), default=0)
         for name, value in known:
-            self.line(f"{name.ljust(width)}  {value}".rstrip())
+            line = f"{name.ljust(width)}  {value}".rstrip()
+            if self.live:
+                room = max(shutil.get_terminal_size().columns, width + READABLE)
+                # What is pasted must not have got a break: paths and commands are left whole.
+                line = textwrap.fill(
+                    line, room, subsequent_indent=" " * (width + 2), break_long_words=False, break_on_hyphens=False
+                )
+            for each in line.splitlines():
+                self.line(each)
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         cleaned = [[clean(cell) for cell in row] for row in rows]
@@ -83,17 +100,68 @@ class Output:
         from rich.table import Table
         from rich.text import Text
 
+        console = self.console()
+        texts = [n for n, column in enumerate(columns) if column in TEXT]
+        widths = fitting(columns, rows, texts, console.width - GAP * len(columns))
+        if widths is None:
+            self._stacked(console, columns, rows, texts)
+            return
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        for column in columns:
-            table.add_column(column.upper(), overflow="fold")
+        for column, width in zip(columns, widths, strict=True):
+            table.add_column(column.upper(), overflow="fold", width=width)
         for row in rows:
             table.add_row(*(Text(cell, style=COLOURS.get(cell, "")) for cell in row))
-        self.console().print(table)
+        console.print(table)
+
+    def _stacked(
+        self, console: Console, columns: Sequence[str], rows: Sequence[Sequence[str]], texts: Sequence[int]
+    ) -> None:
+        """Each row as a heading of its names and words, and what does not fit there below it, with its name."""
+        from rich.padding import Padding
+        from rich.table import Table
+        from rich.text import Text
+
+        for row in rows:
+            heading, below = Text(), []
+            for n, cell in enumerate(row):
+                if not cell:
+                    continue
+                if n in texts or (heading and heading.cell_len + 2 + len(cell) > console.width):
+                    below.append(n)
+                    continue
+                heading.append("  " if heading else "").append(cell, style=COLOURS.get(cell, "bold"))
+            grid = Table.grid(padding=(0, 2, 0, 0))
+            grid.add_column(no_wrap=True, style="dim")
+            grid.add_column(overflow="fold")
+            for n in below:
+                grid.add_row(columns[n], Text(row[n]))
+            console.print(heading)
+            if below:
+                console.print(Padding(grid, (0, 0, 0, 2)))
 
 
 def clean(text: str) -> str:
     """The text on one line and without control characters: what k3s or a file says draws nothing here."""
     return "".join(character if character.isprintable() else " " for character in text)
+
+
+def fitting(columns: Sequence[str], rows: Sequence[Sequence[str]], texts: Sequence[int], room: int) -> list[int] | None:
+    """How wide the columns may be in ``room``; None when names, paths or commands would be broken in two.
+
+    ``texts``: the columns that hold sentences.
+    """
+    full = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
+    widths = list(full)
+    for n in texts:
+        longest = max((len(word) for row in rows for word in row[n].split()), default=0)
+        widths[n] = min(full[n], max(READABLE, longest))
+    if sum(widths) > room:
+        return None
+    for _ in range(min(room, sum(full)) - sum(widths)):
+        # A column each, to the one that lacks most.
+        poorest = max(texts, key=lambda n: full[n] - widths[n])
+        widths[poorest] += 1
+    return widths
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 BAR_WIDTH = 30
+SHORTEST_BAR = 8
+"""Columns; where there is no room for that many the numbers have to do."""
 MARKS = {
     "pending": "·",
     "doing": "▸",
@@ -99,7 +101,8 @@ class LiveView:
         from rich.live import Live
 
         self._decision = ""
-        self._live = Live(console=output.console(), auto_refresh=False)
+        self._console = output.console()
+        self._live = Live(console=self._console, auto_refresh=False)
 
     def __enter__(self) -> Self:
         self._live.start()
@@ -121,9 +124,12 @@ class LiveView:
         from rich.text import Text
 
         operation = update.operation
-        head = f"{operation['kind']} {operation['id']}   {format_duration(round(words.elapsed(operation)))}"
+        head = f"{operation['kind']} {operation['id']}"
+        time = format_duration(round(words.elapsed(operation)))
         if not words.finished(operation):
-            head += f"   {words.left(operation)}"
+            time += f"   {words.left(operation)}"
+        between = "   " if len(head) + 3 + len(time) <= self._console.width else "\n"
+        head += between + time
         parts: list[RenderableType] = [Text(head, style="bold"), self._steps(operation)]
         if update.away is not None:
             away = format_duration(round(update.away))
@@ -137,16 +143,21 @@ class LiveView:
         from rich.table import Table
         from rich.text import Text
 
-        table = Table.grid(padding=(0, 2, 0, 0))
-        for step in operation["steps"]:
+        steps = operation["steps"]
+        details = [words.progress(step) if step["status"] in RUNNING else words.took(step) for step in steps]
+        names, numbers = (max(map(len, texts), default=0) for texts in ([step["name"] for step in steps], details))
+        room = self._console.width - (len("▸  ") + names + 2 + 2 + numbers)
+        table = Table.grid(padding=(0, 2, 0, 0), pad_edge=False)
+        for _ in range(4):
+            table.add_column(no_wrap=True)
+        for step, detail in zip(steps, details, strict=True):
             status = step["status"]
             style = COLOURS.get(status, "dim")
-            running = status in RUNNING
             middle: RenderableType = Text("" if status in ("pending", "done") else status, style=style)
-            if running and step.get("progress") and step["progress"]["total"]:
+            if status in RUNNING and step.get("progress") and step["progress"]["total"]:
                 done, total = step["progress"]["done"], step["progress"]["total"]
-                middle = ProgressBar(total=total, completed=done, width=BAR_WIDTH)
-            detail = words.progress(step) if running else words.took(step)
+                if room >= SHORTEST_BAR:
+                    middle = ProgressBar(total=total, completed=done, width=min(BAR_WIDTH, room))
             table.add_row(Text(MARKS.get(status, "?"), style=style), Text(step["name"]), middle, Text(detail))
         return table
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pty
 import re
 import select
+import struct
 import subprocess
+import termios
 import time
 from collections.abc import Callable
 
@@ -21,9 +24,11 @@ COLOUR = re.compile(r"\x1b\[[0-9;]*3[0-9]m")
 class Terminal:
     """A command with a terminal as its stdin, stdout and stderr."""
 
-    def __init__(self, command: list[str], **variables: str) -> None:
+    def __init__(self, command: list[str], width: int = 100, **variables: str) -> None:
         self.master, slave = pty.openpty()
-        variables = {"TERM": "xterm-256color", "COLUMNS": "100", "LINES": "40", **variables}
+        # struct winsize: rows, columns, and their pixels, which nobody asks for (ioctl_tty(2)).
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, width, 0, 0))
+        variables = {"TERM": "xterm-256color", **variables}
         self.process = subprocess.Popen(
             command, stdin=slave, stdout=slave, stderr=slave, env=environment(**variables), cwd=ROOT, close_fds=True
         )
