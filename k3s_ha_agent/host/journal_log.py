@@ -1,8 +1,8 @@
 """What the agent itself writes to the log: one sentence, and fields to search for.
 
 Under systemd it goes to journald's socket in its native protocol, so that fields stay fields
-(``journalctl K3SHA_OPERATION=…``); elsewhere to stderr for people. The sentence is MESSAGE, every key is
-upper-cased with the prefix ``K3SHA_``, and what journald has a name for (PRIORITY, CODE_FUNC, …) keeps it.
+(``journalctl KSHA_OPERATION=…``); elsewhere to stderr for people. The sentence is MESSAGE, every key is
+upper-cased with the prefix ``KSHA_``, and what journald has a name for (PRIORITY, CODE_FUNC, …) keeps it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from typing import Any, TextIO
 import structlog
 
 JOURNAL_SOCKET = Path("/run/systemd/journal/socket")
-PREFIX = "K3SHA_"
+PREFIX = "KSHA_"
+"""Capital letters and "_" alone: of a name with a digit, journald's catalog replaces no @NAME@ (systemd,
+src/basic/replace-var.c, get_variable), and ``journalctl -x`` would tell people to run a command with one in it."""
 IDENTIFIER = "k3s-ha-agent"
 _PRIORITIES = {"critical": 2, "error": 3, "exception": 3, "warning": 4, "info": 6, "debug": 7}
 """syslog(3) levels of structlog's names."""

@@ -138,7 +138,7 @@ def daemon() -> str:
         lines += [".TP", italic(path), escape(text)]
     lines += [
         ".SH LOG",
-        escape("Entries carry fields: journalctl K3SHA_OPERATION=ID. Explained by: journalctl -x -u k3s-ha-agent."),
+        escape("Entries carry fields: journalctl KSHA_OPERATION=ID. Explained by: journalctl -x -u k3s-ha-agent."),
     ]
     lines += [
         ".SH EXIT STATUS",

@@ -7,6 +7,7 @@ What the package's scripts do in every single case is tested in tests/packaging,
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from tests.lab.scenarios import (
     DROP_IN,
     GATE,
     RESCUE,
+    ROLLED_BACK,
     STATE,
     begin,
     look,
@@ -26,6 +28,8 @@ from tests.lab.scenarios import (
     on_sqlite_as_before,
     others,
     record,
+    records,
+    sabotage,
     wait_for_copy,
     wait_until_finished,
 )
@@ -64,6 +68,50 @@ def test_a_new_user_on_the_command_line(bare: Callable[..., Node], deb: Path) ->
             assert "etcd" in said
     assert done == ["preflight", "migrate", "status", "rollback"]
     on_sqlite_as_before(node, before)
+    migration = records(node)[0]["id"]
+    said = explained(node, f"migrate {migration} succeeded")
+    assert "data-equal" in shell(node, told(said, f"k3s-ha-agentctl operations {migration}"))
+
+    # And when it goes wrong, the journal says what to do; that says which evidence failed.
+    sabotage(node, skip_keys=[LEFT_OUT])
+    before = look(node)
+    assert node.ctl("migrate").returncode == ROLLED_BACK
+    on_sqlite_as_before(node, before)
+    failed = record(node)["id"]
+    said = explained(node, f"migrate {failed} was rolled back")
+    assert "k3s runs on the datastore it came from" in said and "Remove the cause, then ask again." in said
+    shown = shell(node, told(said, f"k3s-ha-agentctl operations {failed}"))
+    assert re.search(r"^data-equal +FALSE .*1 missing", shown, re.M), shown
+    assert f"k3s-ha-agentctl watch {failed}" in explained(node, f"The step prove of {failed} failed")
+
+
+LEFT_OUT = "/registry/configmaps/seeded/seed-00042"
+
+
+def explained(node: Node, subject: str) -> str:
+    """The text that ``journalctl -x`` has below a line of the agent."""
+    node.exec(["journalctl", "--sync"])
+    journal = node.exec(["journalctl", "-x", "--no-pager", "-u", AGENT]).stdout
+    found: dict[str, str] = {}
+    current = ""
+    for line in journal.splitlines():
+        if not line.startswith("░░"):
+            current = ""
+            continue
+        text = line.removeprefix("░░").strip()
+        if text.startswith("Subject: "):
+            current = text.removeprefix("Subject: ")
+            found[current] = ""
+        elif current:
+            found[current] += f"{text}\n"
+    assert subject in found, sorted(found)
+    return found[subject]
+
+
+def told(text: str, command: str) -> str:
+    """A command that the text tells to run."""
+    assert command in text, text
+    return command
 
 
 def test_a_new_user_with_curl(bare: Callable[..., Node], deb: Path) -> None:

@@ -87,7 +87,7 @@ def test_journald_away_or_full(tmp_path: Path) -> None:
     assert not sender.send({"MESSAGE": "lost"})
     journald = Journald(tmp_path / "none")
     assert sender.send({"MESSAGE": "x"})
-    assert journald.receive() == {"MESSAGE": "x", "K3SHA_LOST_ENTRIES": "2"}
+    assert journald.receive() == {"MESSAGE": "x", "KSHA_LOST_ENTRIES": "2"}
     sent = [sender.send({"MESSAGE": "y"}) for _ in range(5000)]
     assert sent[0] and not sent[-1], "a full queue is no reason to wait"
     sender.close()
@@ -95,8 +95,8 @@ def test_journald_away_or_full(tmp_path: Path) -> None:
 
 
 def test_field_names() -> None:
-    assert journal_log.field_name("operation") == "K3SHA_OPERATION"
-    assert journal_log.field_name("drop-in.path ü") == "K3SHA_DROP_IN_PATH__"
+    assert journal_log.field_name("operation") == "KSHA_OPERATION"
+    assert journal_log.field_name("drop-in.path ü") == "KSHA_DROP_IN_PATH__"
     assert len(journal_log.field_name("x" * 100)) == 64
 
 
@@ -116,13 +116,13 @@ def test_events_become_entries(journald: Journald, tmp_path: Path, monkeypatch: 
         "MESSAGE": "The copy has ended",
         "PRIORITY": "4",
         "SYSLOG_IDENTIFIER": "k3s-ha-agent",
-        "K3SHA_OPERATION": "op1",
-        "K3SHA_KEYS": "631",
+        "KSHA_OPERATION": "op1",
+        "KSHA_KEYS": "631",
     }
     with structlog.contextvars.bound_contextvars(step="close-gate"):
         log.error("No")
     found = journald.receive()
-    assert (found["K3SHA_STEP"], found["PRIORITY"]) == ("close-gate", "3")
+    assert (found["KSHA_STEP"], found["PRIORITY"]) == ("close-gate", "3")
     try:
         raise ValueError("why")
     except ValueError:
@@ -137,7 +137,7 @@ def test_libraries_log_to_the_same_place(journald: Journald, tmp_path: Path, mon
     configured(journald, tmp_path, monkeypatch)
     logging.getLogger("aiohttp.server").error("Error handling %s", "request")
     found = journald.receive()
-    assert (found["MESSAGE"], found["PRIORITY"], found["K3SHA_LOGGER"]) == (
+    assert (found["MESSAGE"], found["PRIORITY"], found["KSHA_LOGGER"]) == (
         "Error handling request",
         "3",
         "aiohttp.server",
@@ -185,4 +185,4 @@ def test_values_are_text(journald: Journald, tmp_path: Path, monkeypatch: pytest
     configured(journald, tmp_path, monkeypatch)
     structlog.get_logger().info("x", path=Path("/a"), data={"k": [1]})
     found = journald.receive()
-    assert found["K3SHA_PATH"] == "/a" and json.loads(found["K3SHA_DATA"].replace("'", '"')) == {"k": [1]}
+    assert found["KSHA_PATH"] == "/a" and json.loads(found["KSHA_DATA"].replace("'", '"')) == {"k": [1]}

@@ -46,8 +46,15 @@ def test_fields_in_the_texts_are_fields_of_the_entries() -> None:
     found = list(calls())
     assert {name for name, _ in found} == {m.name for m in Message}
     for name, fields in found:
-        shown = {field.lower() for field in re.findall(r"@K3SHA_(\w+)@", texts()[Message[name]])}
+        shown = {field.lower() for field in re.findall(r"@KSHA_(\w+)@", texts()[Message[name]])}
         assert shown <= fields, name
+
+
+def test_fields_in_the_texts_are_replaced() -> None:
+    """journalctl does so for names of capital letters and "_" only (systemd, src/basic/replace-var.c)."""
+    shown = re.findall(r"@([^@\s]*)@", CATALOG.read_text())
+    assert {"KSHA_OPERATION", "KSHA_KIND", "KSHA_STEP"} <= set(shown)
+    assert [name for name in shown if not re.fullmatch(r"[A-Z_]+", name)] == []
 
 
 def test_commands_in_the_texts_exist() -> None:
@@ -77,5 +84,5 @@ def test_journalctl_takes_them(tmp_path: Path) -> None:
 def test_the_id_is_journalds_own_field() -> None:
     fields = fields_of("info", {"event": "x", "message_id": Message.READY, "operation": "op1"})
     assert fields["MESSAGE_ID"] == Message.READY.value
-    assert "K3SHA_MESSAGE_ID" not in fields
+    assert "KSHA_MESSAGE_ID" not in fields
     assert "MESSAGE_ID" not in fields_of("info", {"event": "x", "message_id": None})
