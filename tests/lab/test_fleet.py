@@ -102,7 +102,8 @@ def described(canary: list[Node], second: list[Node]) -> dict[str, object]:
     return {
         "fleet": "edge",
         "tls": {"ca": "ca.crt", "cert": "controller.crt", "key": "controller.key"},
-        "waves": {"canary": ["berlin"], "size": 10},
+        # More may fail than ever will: what stops a run is the canary alone.
+        "waves": {"canary": ["berlin"], "size": 10, "stop_after_failures": 5},
         "defaults": {"join": {"token_file": TOKEN_FILE}},
         "clusters": [
             {"name": "hamburg", "join": {"controller_token_file": "second.token"}, "servers": servers(second)},
