@@ -11,7 +11,7 @@ import pytest
 
 from tests.lab import provision, system
 from tests.lab.lab import CHECKOUT, Lab
-from tests.lab.node import Node
+from tests.lab.node import K3S, Node
 from tests.lab.servers import make_server
 from tests.packaging.build import PREVIOUS, copy_checkout, make, only
 
@@ -101,16 +101,21 @@ def only_k3s(lab: Lab) -> Path:
 
 @pytest.fixture
 def bare(new_node: Callable[[str], Node], only_k3s: Path) -> Callable[..., Node]:
-    """Makes servers on SQLite that never saw the agent."""
+    """Makes servers that never saw the agent: on SQLite, or with ``started=False`` k3s installed and never started."""
 
-    def make_bare(name: str = "n1", **options: Any) -> Node:
+    def make_bare(name: str = "n1", *, started: bool = True, **options: Any) -> Node:
         node = new_node(name)
         if node.lab.k3s_binary:
             pytest.skip("needs the stand-in k3s, which is seeded before the first boot")
         node.remove_disk()
         node.make_disk((only_k3s, node.lab.root))
-        make_server(node, ready=False, **options)
-        node.wait_for_k3s()
+        if started:
+            make_server(node, ready=False, **options)
+            node.wait_for_k3s()
+        else:
+            # As k3s's installer leaves it with INSTALL_K3S_SKIP_ENABLE=true.
+            node.chroot(["systemctl", "disable", "--quiet", K3S])
+            make_server(node, rows=0, ready=False, **options)
         assert not node.exists("/usr/bin/k3s-ha-agent") and not node.exists("/usr/lib/k3s-ha-agent")
         return node
 

@@ -33,6 +33,7 @@ from tests.lab.scenarios import (
     wait_for_copy,
     wait_until_finished,
 )
+from tests.lab.test_join import CALM, CHANGING, TOKEN, members
 from tests.packaging.build import PREVIOUS
 
 RESTART_WANTED = "/run/k3s-ha-agent/restart-wanted"
@@ -83,6 +84,37 @@ def test_a_new_user_on_the_command_line(bare: Callable[..., Node], deb: Path) ->
     shown = shell(node, told(said, f"k3s-ha-agentctl operations {failed}"))
     assert re.search(r"^data-equal +FALSE .*1 missing", shown, re.M), shown
     assert f"k3s-ha-agentctl watch {failed}" in explained(node, f"The step prove of {failed} failed")
+
+
+def test_from_one_server_to_three(bare: Callable[..., Node], deb: Path) -> None:
+    """The README's commands, each typed on the server its prompt names; then the one that left joins again by curl."""
+    nodes = {"n1": bare("n1", speed=CALM), **{name: bare(name, started=False, speed=CALM) for name in ("n2", "n3")}}
+    n1, n3 = nodes["n1"], nodes["n3"]
+    for node in nodes.values():
+        install(node, deb)
+    for node in (nodes["n2"], n3):
+        node.write("/root/token", n1.read(TOKEN), mode=0o600)
+    before = n1.kine_live()
+
+    done = []
+    for line in block(README, "n2# k3s-ha-agentctl join").splitlines():
+        prompt, _, command = line.partition("# ")
+        said = shell(nodes[prompt], command.replace("10.0.0.1", n1.address))
+        done.append((prompt, command.split()[1]))
+        if done[-1] == ("n1", "members"):
+            assert "3 servers" in said and said.count("voter") + said.count("leader") == 3, said
+            assert_same(before, n3.etcd_live(), ignore=CHANGING)
+    assert done == [("n1", "migrate"), ("n2", "join"), ("n3", "join"), ("n1", "members"), ("n3", "rollback")]
+    assert members(n1) == {"n1": "voter", "n2": "voter"} and not n3.active(K3S)
+
+    function = block(README, "api() {").splitlines()[0]
+    on_joining = block(README, "api() {").partition("# on n2")[2].partition("\n")[2]
+    join, ask = [line for line in on_joining.replace("\\\n", "").splitlines() if line.strip()]
+    n3.write("/etc/rancher/cluster-token", n1.read(TOKEN), mode=0o600)
+    begun = json.loads(shell(n3, f"{function}\n{join.replace('10.0.0.1', n1.address)}"))
+    n3.wait_for(lambda: record(n3)["phase"] == "finished", timeout=120, what="the join has ended")
+    assert (record(n3)["id"], record(n3)["outcome"]) == (begun["id"], "succeeded"), record(n3)["reason"]
+    assert {m["node"] for m in json.loads(shell(n3, f"{function}\n{ask}"))["members"]} == set(nodes)
 
 
 LEFT_OUT = "/registry/configmaps/seeded/seed-00042"
