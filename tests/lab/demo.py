@@ -119,8 +119,8 @@ def count_sqlite(node: Node) -> None:
 def command(node: Node, *argv: str) -> int:
     """Run a program in the node on our own terminal, where it may draw; its exit code."""
     print(f"\n{bold(f'{node.name}#')} {' '.join(argv)}", flush=True)
-    terminal = {"TERM": os.environ.get("TERM", "dumb"), "COLUMNS": os.environ.get("COLUMNS", "120")}
-    code = node.interact(argv, terminal)
+    # The size is the terminal's own; COLUMNS only when somebody has set it.
+    code = node.interact(argv, {name: os.environ[name] for name in ("TERM", "COLUMNS") if name in os.environ})
     print(flush=True)
     return code
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
+import pty
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -51,6 +56,24 @@ def test_two_nodes_boot_and_reach_each_other(new_node: NewNode) -> None:
     assert first.exec(["ping", "-c", "1", "-W", "2", second.address], check=False).returncode != 0
     first.lab.mend(second)
     first.wait_for(lambda: first.exec(["ping", "-c", "1", "-W", "2", second.address], check=False).returncode == 0)
+
+
+def test_a_program_on_our_terminal_sees_its_size(node: Node) -> None:
+    child, master = pty.fork()
+    if child == 0:
+        code = 99
+        try:
+            fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", 20, 73, 0, 0))
+            code = node.interact(["sh", "-c", 'test -t 1 && stty size && echo "$COLUMNS."'])
+        finally:
+            os._exit(code)
+    said = b""
+    with contextlib.suppress(OSError):  # EIO: the other side of the terminal is closed
+        while data := os.read(master, 4096):
+            said += data
+    os.close(master)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, said
+    assert said.split() == [b"20", b"73", b"."]
 
 
 def test_the_node_is_a_whole_system(node: Node) -> None:
