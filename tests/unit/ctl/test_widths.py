@@ -59,7 +59,7 @@ TABLES: dict[str, dict[str, Any]] = {
         "columns": ("member", "node", "address", "is", "answers", "healthy"),
         "rows": [("n1-4ac1e0b7", "n1", "10.89.0.11", "leader", "yes", "yes")] * 3,
     },
-    "facts": {"facts": [("node", "n1 (ready)"), ("datastore", FOUND), ("API server", "ready")]},
+    "facts": {"facts": [("node", "n1 (ready)"), ("datastore", FOUND), ("to do", f"Please {REMEDY}")]},
 }
 
 
@@ -77,7 +77,8 @@ def drawn(given: dict[str, Any], width: int, tmp_path: Path, **variables: str) -
 def test_a_table_fits(name: str, width: int, tmp_path: Path) -> None:
     given = TABLES[name]
     lines = [CONTROL.sub("", line) for line in drawn(given, width, tmp_path)]
-    assert [line for line in lines if len(line) > width] == []
+    # A path that is longer than a line is left to the terminal, which does not break it for those who copy it.
+    assert [line for line in lines if len(line) > width and (name != "facts" or len(line.split()) > 1)] == []
     text = "\n".join(lines)
     rows = given.get("rows") or given["facts"]
     for row in rows:
