@@ -26,6 +26,8 @@ FLEET = "/root/fleet.yaml"
 LOG = "/root/apply.jsonl"
 TOKEN_FILE = "/etc/rancher/cluster-token"
 NOTHING_BEGUN = 6
+PATIENCE = 600.0
+"""Seconds; on a busy machine five servers with an etcd each are slow."""
 
 
 @dataclasses.dataclass
@@ -35,7 +37,7 @@ class Fleet:
     second: list[Node]
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return self.controller.exec(["k3s-ha-fleet", *arguments], check=False, timeout=600)
+        return self.controller.exec(["k3s-ha-fleet", *arguments], check=False, timeout=PATIENCE)
 
     def json(self, command: str, *arguments: str) -> Any:
         done = self.run(command, FLEET, "-o", "json", *arguments)
@@ -171,7 +173,8 @@ def pull_the_plug(fleet: Fleet) -> subprocess.CompletedProcess[str]:
     n3.kill()
     n3.agent_settings()
     n3.boot()
-    out, err = apply.communicate(timeout=300)
+    n3.wait_for(lambda: apply.poll() is not None, timeout=PATIENCE - 150, what="apply has ended")
+    out, err = apply.communicate()
     return subprocess.CompletedProcess(["apply"], apply.returncode, out, err)
 
 
