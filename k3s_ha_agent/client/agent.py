@@ -180,10 +180,11 @@ class AgentClient:
         clock = asyncio.get_running_loop().time
         until = None if timeout is None else clock() + timeout
         while True:
-            left = self._long_poll if until is None else min(self._long_poll, until - clock())
-            target = f"{_target(operation_id)}/wait?timeout={format_duration(max(0.0, left))}"
+            left = self._long_poll if until is None else max(0.0, min(self._long_poll, until - clock()))
+            target = f"{_target(operation_id)}/wait?timeout={format_duration(left)}"
             try:
-                answer = await self._get(target, CALL_TIMEOUT + self._long_poll)
+                # A server that lost its power does not even end the connection.
+                answer = await self._get(target, CALL_TIMEOUT + left)
             except NotFinishedYet:
                 if until is not None and clock() >= until:
                     raise
