@@ -60,6 +60,17 @@ LEAVE_LIMIT = 120.0
 TIMER = "k3s-ha-agent-rescue.timer"
 RESTORED = "restored-inode"
 """In the quarantine of an operation: the inode of the pre-image that was put back, by us or by the agent."""
+RECORD: dict[str, type | tuple[type, ...]] = {
+    "id": str,
+    "kind": str,
+    "committed": bool,
+    "outcome": (str, type(None)),
+    "phase": str,
+    "steps": list,
+    "rescue": dict,
+}
+"""What of a record is used."""
+PATHS = ("gate", "drop_in", "db", "quarantine")
 
 
 class RescueError(Exception):
@@ -99,8 +110,7 @@ def write(path: Path, data: bytes, mode: int) -> None:
 def remove(path: Path) -> None:
     """Remove a file, and what a write to it left that was cut off."""
     for name in (path.name, f".{path.name}.tmp"):
-        with contextlib.suppress(FileNotFoundError):
-            path.with_name(name).unlink()
+        path.with_name(name).unlink(missing_ok=True)
     if path.parent.is_dir():
         sync_directory(path.parent)
 
@@ -226,10 +236,16 @@ def owner_of(path: Path) -> dict[str, Any]:
 def kill(path: Path, owner: dict[str, Any]) -> None:
     """SIGKILL to the process that stamped the lock, if it is still that process."""
     if not owner:
-        raise RescueError(f"{path} is held, and does not say by whom")
+        raise RescueError(f"{path} is held, and its stamp names no process that lives; see who has it: fuser -v {path}")
     say(f"{owner.get('who', 'process')} {owner['pid']} holds the lock past the deadline; killing it")
     with contextlib.suppress(ProcessLookupError):
-        os.kill(int(owner["pid"]), signal.SIGKILL)
+        # By descriptor: between a look at its start time and the signal a number may pass to another process.
+        fd = os.pidfd_open(int(owner["pid"]))
+        try:
+            if owner_of(path) == owner:
+                signal.pidfd_send_signal(fd, signal.SIGKILL)
+        finally:
+            os.close(fd)
 
 
 def start_time(pid: int) -> int:
@@ -313,7 +329,7 @@ def is_home(rescue: dict[str, Any]) -> bool:
     wal_directory, state_db = db / "etcd" / "member" / "wal", db / "state.db"
     if rescue["goal"] == "etcd":
         wanted = rescue.get("drop_in_content")
-        configured = wanted is None or (drop_in.exists() and drop_in.read_text() == wanted)
+        configured = wanted is None or (drop_in.exists() and drop_in.read_bytes() == wanted.encode())
         kept = Path(rescue["quarantine"]) / "etcd"
         return configured and wal_directory.exists() and not kept.exists() and not state_db.exists()
     return not drop_in.exists() and sqlite_is_whole(rescue)
@@ -470,7 +486,7 @@ def undo_join(rescue: dict[str, Any]) -> None:
     if (db / "etcd/member/wal").exists():
         leave_etcd(rescue["unit"], db)
     stop(rescue["unit"])
-    move_aside(Path(rescue["db"]).parent, Path(rescue["quarantine"]))
+    move_aside(db.parent, Path(rescue["quarantine"]))
     remove(Path(rescue["drop_in"]))
     remove_directory_if_empty(Path(rescue["drop_in"]).parent)
     remove(Path(rescue["token_file"]))
@@ -565,10 +581,43 @@ def leave_to_agent(path: Path, record: dict[str, Any]) -> None:
 # --- which operations ------------------------------------------------------------------------------
 
 
+def read(path: Path) -> dict[str, Any]:
+    """A record, whole and of the format this rescue reads; RescueError with what to do about any other.
+
+    What is used later is looked at here, so that nothing ends half-way because of it.
+    """
+    try:
+        record = json.loads(path.read_bytes())
+        if record["format"] != FORMAT:
+            raise RescueError(f"it is of format {record['format']}, this rescue reads {FORMAT}")
+        rescue = record["rescue"]
+        wrong = [n for n, kind in RECORD.items() if not isinstance(record[n], kind)]
+        wrong += [n for n in wanted(rescue) if not isinstance(rescue[n], str)]
+        wrong += [n for n in PATHS if rescue and not Path(rescue[n]).is_absolute()]
+        wrong += [step["name"] for step in record["steps"] if not isinstance(step["status"], str)]
+        if wrong:
+            raise RescueError(f"it says nothing that can be used of {', '.join(wrong)}")
+    except (OSError, ValueError, KeyError, TypeError, RescueError) as error:
+        raise RescueError(
+            f"{path} cannot be read ({type(error).__name__}: {error}). Nothing was changed for it, and a "
+            "closed gate stays closed: start the version of the agent that wrote it, or see "
+            "docs/runbook.md#record-unreadable"
+        ) from error
+    return dict(record)
+
+
+def wanted(rescue: dict[str, Any]) -> list[str]:
+    """What the section ``rescue`` must say for its goal."""
+    if not rescue:
+        return []
+    if rescue["goal"] not in ("sqlite", "etcd", "none"):
+        raise RescueError(f"{rescue['goal']!r} is no goal")
+    more = ["token_file", "unit_file_state"] if rescue["goal"] == "none" else []
+    return ["unit", *PATHS, *more, *(n for n in ("sealed", "sealed_sha256") if "sealed" in rescue)]
+
+
 def needs_rescue(record: dict[str, Any]) -> bool:
     """Not committed, with something to bring back, and not ended or ended badly."""
-    if record["format"] != FORMAT:
-        raise RescueError(f"a record of format {record['format']}, this rescue reads {FORMAT}")
     if record["committed"] or not record["rescue"]:
         return False
     return record["outcome"] is None or record["outcome"] == "rollback_failed"
@@ -603,23 +652,22 @@ def main(arguments: list[str]) -> int:
 def rescue_one(path: Path) -> bool:
     """True when nothing was to do or the node was brought back and that is recorded."""
     try:
-        record = json.loads(path.read_bytes())
-        back, gate = needs_rescue(record), needs_opening(record)
-    except (OSError, ValueError, KeyError, TypeError, RescueError) as error:
-        say(f"FAILED: {path} cannot be read ({type(error).__name__}: {error}); a person must look")
+        record = read(path)
+    except RescueError as error:
+        say(f"FAILED: {error}")
         return False
+    back = needs_rescue(record)
     try:
-        if gate:
+        if needs_opening(record):
             say(f"{record['kind']} {record['id']} is committed; opening the gate, the agent tidies up the rest")
             open_gate(record["rescue"])
             keep_up(record["rescue"]["unit"])
         if back:
             bring_back(record)
-    except (RescueError, OSError, KeyError) as error:
-        say(
-            f"FAILED for {record['id']}: {error}. The gate stays closed if k3s was not brought up. Nothing was deleted."
-        )
-        return not_brought_back(path, record, error)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is said, and the other records have their turn
+        why = str(error) if isinstance(error, RescueError | OSError) else f"{type(error).__name__}: {error}"
+        say(f"FAILED for {record['id']}: {why}. The gate stays closed if k3s was not brought up. Nothing was deleted.")
+        return not_brought_back(path, record, why)
     try:
         if back and record["rescue"]["goal"] == "none":
             leave_to_agent(path, record)
@@ -634,9 +682,12 @@ def rescue_one(path: Path) -> bool:
     return True
 
 
-def not_brought_back(path: Path, record: dict[str, Any], error: Exception) -> bool:
+def not_brought_back(path: Path, record: dict[str, Any], why: str) -> bool:
+    """False. What is committed stays so in its record: the agent, or another rescue, opens the gate."""
+    if record["committed"]:
+        return False
     try:
-        end(path, record, "rollback_failed", f"the rescue failed too: {error}")
+        end(path, record, "rollback_failed", f"the rescue failed too: {why}")
     except OSError as second:  # the disk may be the very thing that failed
         say(f"FAILED to record that: {second}")
     return False

@@ -125,7 +125,7 @@ class QuickNode:
         self.config.write_text(yaml.safe_dump({**SETTINGS, **chosen, **(settings or {})}))
         write_journalctl(self.root / "bin", self.systemd.log)
         shim = Path(__file__).with_name("systemctl.py")
-        self._program("systemctl", f'#!/bin/sh\nFAKE_BUS="{self.bus.address}" exec {PYTHON} {shim} "$@"\n')
+        self._program("systemctl", f'#!/bin/sh\nFAKE_PRIVATE="{self.systemd.private}" exec {PYTHON} {shim} "$@"\n')
         self._program("in-boot", IN_BOOT.format(root=self.root))
         self.agent: subprocess.Popen[bytes] | None = None
 

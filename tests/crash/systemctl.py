@@ -1,7 +1,9 @@
 #!/usr/bin/python3
 """``systemctl`` for the rescue where PID 1 is ``fake_systemd1.py``: the few verbs the rescue uses.
 
-Put into PATH under the name systemctl with FAKE_BUS set; speaks D-Bus by GLib, none of the agent's code.
+Put into PATH under the name systemctl with FAKE_PRIVATE set; speaks D-Bus by GLib, none of the agent's code. It asks
+the manager itself, not by way of a bus, as the real one does when root runs it (by /run/systemd/private; systemd's
+``bus_connect_system_systemd``; tests/lab/test_agent_killed.py sees the real one do it).
 """
 
 from __future__ import annotations
@@ -14,17 +16,17 @@ from typing import Any
 from gi.repository import Gio, GLib
 
 ROOT, MANAGER = "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager"
-_FLAGS = Gio.DBusConnectionFlags.AUTHENTICATION_CLIENT | Gio.DBusConnectionFlags.MESSAGE_BUS_CONNECTION
+_FLAGS = Gio.DBusConnectionFlags.AUTHENTICATION_CLIENT
 
 
 class Bus:
     def __init__(self) -> None:
-        self.connection = Gio.DBusConnection.new_for_address_sync(os.environ["FAKE_BUS"], _FLAGS, None, None)
+        self.connection = Gio.DBusConnection.new_for_address_sync(
+            f"unix:path={os.environ['FAKE_PRIVATE']}", _FLAGS, None, None
+        )
 
     def call(self, path: str, interface: str, method: str, arguments: GLib.Variant | None, seconds: float = 30) -> Any:
-        answer = self.connection.call_sync(
-            "org.freedesktop.systemd1", path, interface, method, arguments, None, 0, int(seconds * 1000), None
-        )
+        answer = self.connection.call_sync(None, path, interface, method, arguments, None, 0, int(seconds * 1000), None)
         return answer.unpack()
 
     def manager(self, method: str, signature: str = "()", *arguments: object) -> Any:
@@ -82,7 +84,10 @@ def main(arguments: list[str]) -> int:
 
 if __name__ == "__main__":
     try:
-        sys.exit(main(sys.argv[1:]))
+        status = main(sys.argv[1:])
     except GLib.Error as error:
         print(error.message, file=sys.stderr)
-        sys.exit(1)
+        status = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # GDBus's own thread may wait for Python's lock while the interpreter ends, for ever

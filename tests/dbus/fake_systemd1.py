@@ -2,11 +2,12 @@
 """org.freedesktop.systemd1 on a private bus, that really runs services.
 
     python fake_systemd1.py --bus unix:path=/tmp/x/bus --units /tmp/x/systemd [--units DIR]…
-        [--log FILE] [--control SOCKET] [--runtime DIR] [--boot]
+        [--private SOCKET] [--log FILE] [--control SOCKET] [--runtime DIR] [--boot]
 
 Reads unit files and drop-ins from the directories, runs services with Type=notify, Restart=, timers,
 jobs and signals as systemd 252 does, so far as the agent and its tests can notice. It connects again
-when the bus was away. ``--log`` gets JSON lines of all output; ``--control`` is a socket that takes one
+when the bus was away; ``--private`` is a socket where it can be asked without one, as ``/run/systemd/private``
+of the real one. ``--log`` gets JSON lines of all output; ``--control`` is a socket that takes one
 JSON request per connection and switches faults (see ``Faults``). ``--boot`` starts enabled units first.
 
 Ends on SIGTERM or SIGINT and takes every process it started with it.
@@ -107,6 +108,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--bus", required=True, metavar="ADDRESS")
     parser.add_argument("--units", required=True, action="append", type=Path, metavar="DIR")
+    parser.add_argument("--private", metavar="SOCKET")
     parser.add_argument("--log", metavar="FILE")
     parser.add_argument("--control", metavar="SOCKET")
     parser.add_argument("--runtime", type=Path, metavar="DIR", help="default: one of its own, removed at the end")
@@ -121,7 +123,7 @@ def main() -> None:
     try:
         manager = Manager(options.units, runtime, Log(options.log))
         faults = Faults()
-        bus = Bus(options.bus, manager, faults)
+        bus = Bus(options.bus, manager, faults, options.private)
         manager.signals = bus
         bus.stay()
         if options.control:

@@ -118,6 +118,7 @@ class FakeSystemd:
         self.units.mkdir(exist_ok=True)
         self.log = directory / "journal.jsonl"
         self._control = directory / "control"
+        self.private = directory / "private"
         self._bus = bus
         self._boot = boot
         self.child: subprocess.Popen[bytes] | None = None
@@ -126,7 +127,7 @@ class FakeSystemd:
         command = [sys.executable, str(HERE / "fake_systemd1.py"), "--bus", self._bus.address]
         command += ["--units", str(self.units), "--log", str(self.log), "--control", str(self._control)]
         self._runtime = Path(tempfile.mkdtemp(prefix="fake-systemd1-"))
-        command += ["--runtime", str(self._runtime)]
+        command += ["--runtime", str(self._runtime), "--private", str(self.private)]
         self._control.unlink(missing_ok=True)
         self.child = subprocess.Popen(command + ["--boot"] * self._boot, preexec_fn=die_with_parent)
         wait_until(self._connected, "fake_systemd1 on the bus")

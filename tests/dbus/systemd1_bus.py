@@ -5,8 +5,10 @@ Part of ``fake_systemd1.py``.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import sys
+from pathlib import Path
 from typing import Any
 
 from gi.repository import Gio, GLib
@@ -59,10 +61,12 @@ class Faults:
 class Bus:
     """Owns the name while it may; implements ``systemd1_manager.Signals``."""
 
-    def __init__(self, address: str, manager: Manager, faults: Faults) -> None:
+    def __init__(self, address: str, manager: Manager, faults: Faults, private: str | None = None) -> None:
         self._address, self._manager, self._faults = address, manager, faults
         self._connection: Any = None
-        self._registered: dict[str, list[int]] = {}
+        self._peers: list[Any] = []
+        self._server = self._listen(private) if private else None
+        self._registered: dict[str, list[tuple[Any, int]]] = {}
         self._objects: dict[str, tuple[str, ...]] = {}
         self._wanted = False
         self.subscribers: set[str] = set()
@@ -99,10 +103,7 @@ class Bus:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._connection))  # never freed: k3s_ha_agent/host/bus.py
         self._connection.set_exit_on_close(False)
         self.subscribers.clear()
-        self._registered.clear()
-        self._register(MANAGER_PATH, "Manager")
-        for unit in self._manager.units.values():
-            self._register_unit(unit)
+        self._register_everything(self._connection)
         self._connection.signal_subscribe(
             "org.freedesktop.DBus",
             "org.freedesktop.DBus",
@@ -120,6 +121,30 @@ class Bus:
         if answer.unpack()[0] != 1:
             raise SystemExit(f"{PREFIX[:-1]} is taken on {self._address}")
 
+    # --- without a bus ------------------------------------------------------------------------
+
+    def _listen(self, path: str) -> Any:
+        """The socket systemctl of root uses, with or without a bus: /run/systemd/private of the real one."""
+        Path(path).unlink(missing_ok=True)
+        server = Gio.DBusServer.new_sync(f"unix:path={path}", Gio.DBusServerFlags.NONE, Gio.dbus_generate_guid())
+        server.connect("new-connection", self._peer_came)
+        server.start()
+        return server
+
+    def _peer_came(self, _server: Any, peer: Any) -> bool:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(peer))  # as above
+        self._peers.append(peer)
+        peer.connect("closed", self._peer_went)
+        self._register_everything(peer)
+        return True
+
+    def _peer_went(self, peer: Any, *_: object) -> None:
+        self._peers.remove(peer)
+        for numbers in self._registered.values():
+            numbers[:] = [(connection, number) for connection, number in numbers if connection is not peer]
+        with contextlib.suppress(GLib.Error):
+            peer.get_stream().close(None)  # it is never freed
+
     def _owner_changed(self, _connection: Any, _sender: str, _path: str, _iface: str, _signal: str, args: Any) -> None:
         name, _, new = args.unpack()
         if not new:
@@ -127,15 +152,21 @@ class Bus:
 
     # --- objects ------------------------------------------------------------------------------
 
-    def _register_unit(self, unit: Unit) -> None:
-        self._register(unit_path(unit.name), "Unit", "Service" if isinstance(unit.runs, Service) else "Timer")
+    def _register_everything(self, connection: Any) -> None:
+        self._register(connection, MANAGER_PATH, "Manager")
+        for unit in self._manager.units.values():
+            self._register_unit(connection, unit)
 
-    def _register(self, path: str, *interfaces: str) -> None:
+    def _register_unit(self, connection: Any, unit: Unit) -> None:
+        kind = "Service" if isinstance(unit.runs, Service) else "Timer"
+        self._register(connection, unit_path(unit.name), "Unit", kind)
+
+    def _register(self, connection: Any, path: str, *interfaces: str) -> None:
         self._objects[path] = interfaces
-        self._registered[path] = [
-            self._connection.register_object(path, interface, self._called, None, None)
+        self._registered.setdefault(path, []).extend(
+            (connection, connection.register_object(path, interface, self._called, None, None))
             for interface in Gio.DBusNodeInfo.new_for_xml(xml(*interfaces)).interfaces
-        ]
+        )
 
     def _called(
         self, _con: Any, sender: str, path: str, interface: str, method: str, args: Any, invocation: Any
@@ -274,14 +305,14 @@ class Bus:
             self._emit("JobRemoved", job.id, job_path(job), job.unit.name, result)
 
     def unit_new(self, unit: Unit) -> None:
-        if self.connected:
-            self._register_unit(unit)
+        for connection in [self._connection] * self.connected + self._peers:
+            self._register_unit(connection, unit)
         self._emit("UnitNew", unit.name, unit_path(unit.name))
 
     def unit_gone(self, unit: Unit) -> None:
-        for number in self._registered.pop(unit_path(unit.name), []):
-            if self.connected:
-                self._connection.unregister_object(number)
+        for connection, number in self._registered.pop(unit_path(unit.name), []):
+            if not connection.is_closed():
+                connection.unregister_object(number)
         self._emit("UnitRemoved", unit.name, unit_path(unit.name))
 
     def unit_changed(self, unit: Unit) -> None:
