@@ -4,7 +4,7 @@ MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 
 # The lab makes mounts, containers and network namespaces; the other suites need network namespaces.
-SUDO := $(shell [ "$$(id -u)" = 0 ] || echo "sudo --preserve-env=CI,K3S_BIN,K3S_HA_AGENT_LAB_CACHE,K3S_HA_AGENT_LAB_DIR,K3S_HA_AGENT_SOAK_ROUNDS")
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo "sudo --preserve-env=CI,K3S_BIN,K3S_HA_AGENT_LAB_CACHE,K3S_HA_AGENT_LAB_DIR,K3S_HA_AGENT_SOAK_ROUNDS,K3S_HA_AGENT_SOAK_SEED,K3S_HA_AGENT_SOAK_FIRST")
 export PYTHONDONTWRITEBYTECODE := 1
 
 PYTHON := .venv/bin/python
@@ -67,7 +67,7 @@ fleet: setup ## the fleet driver, over three hundred simulated clusters
 crash: setup ## the agent killed at every point of every plan; prints the table
 	$(SUDO) env K3S_HA_AGENT_CRASH=full $(PYTEST) tests/crash -s --timeout=0 $(ARGS)
 
-soak: setup ## random kills, 200 rounds
+soak: setup ## random kills, aborts, restarts and reboots, 200 rounds; prints the seed and a table
 	$(SUDO) env K3S_HA_AGENT_SOAK_ROUNDS=$${K3S_HA_AGENT_SOAK_ROUNDS:-200} $(PYTEST) tests/crash -k soak -s --timeout=0 $(ARGS)
 
 lab: lab-root ## whole servers with a real systemd; K3S_BIN=/path/to/k3s takes a real k3s
