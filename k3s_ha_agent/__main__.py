@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import functools
 import json
+import resource
 import signal
 import sys
 from collections.abc import Sequence
@@ -91,6 +92,8 @@ async def run(chosen: settings.Settings, journal: JournalSource, observer: Obser
 
     The exit status: 0, or RESTART when a package that was upgraded in the middle of an operation asked for it.
     """
+    # Memory holds tokens and Secrets. The unit says so too, but a person may start this by hand.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     stop = asyncio.Event()
     restart = chosen.runtime_dir / RESTART_WANTED
     durable.remove(restart)  # this is the restart

@@ -32,6 +32,7 @@ import fcntl
 import hashlib
 import json
 import os
+import resource
 import shutil
 import signal
 import ssl
@@ -629,6 +630,7 @@ def needs_opening(record: dict[str, Any]) -> bool:
 
 
 def main(arguments: list[str]) -> int:
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # as in the unit; a person may start this by hand
     state_dir = Path(arguments[0]) if arguments else STATE_DIR
     grace = float(arguments[1]) if len(arguments) > 1 else LOCK_GRACE
     failed = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import stat
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from tests.lab.node import AGENT, SERVER, SOCKET, Answer, Node
 from tests.lab.scenarios import (
     CONFLICT,
     DONE,
+    RESCUE,
     ROLLED_BACK,
     STATE,
     SharedServer,
@@ -186,6 +188,9 @@ def test_no_secret_leaves_the_server(server: Node) -> None:
     shown += [path.read_text() for path in server.path(f"{STATE}/operations/{operation}").iterdir()]
     parts = [password, secret[-40:].decode("latin-1")]
     assert not [part for part in parts for text in shown if part in text]
+    limits = server.exec(["cat", f"/proc/{server.show(AGENT, 'MainPID')['MainPID']}/limits"]).stdout
+    assert re.search(r"^Max core file size +0 +0 ", limits, re.MULTILINE)
+    assert server.show(RESCUE, "LimitCORE")["LimitCORE"] == "0"
     tree = server.tree(STATE)
     assert any(path.endswith("/server/token") for path in tree), "the copy of the token is not where it is looked for"
     assert not [path for path, facts in tree.items() if "/operations" in path and facts[4:10] != "------"]
