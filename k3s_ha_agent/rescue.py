@@ -293,7 +293,8 @@ def stop(unit: str) -> None:
         systemctl("stop", unit, timeout=STOP_TIMEOUT)
     except RescueError as error:
         say(f"{error}; killing it")
-        systemctl("kill", "--kill-who=main", "--signal=KILL", unit)
+        with contextlib.suppress(RescueError):  # systemd's own limit may have ended it just now
+            systemctl("kill", "--kill-who=main", "--signal=KILL", unit)
         systemctl("stop", unit, timeout=STOP_TIMEOUT)
     if show(unit, "MainPID") != "0":
         raise RescueError(f"{unit} still has a main process")

@@ -6,6 +6,7 @@ Every wait has an end and every answer is measured, none inferred.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import time
 from collections.abc import Awaitable, Callable
@@ -171,7 +172,8 @@ async def stop_and_wait_dead(health: K3sHealth, timeout: float) -> UnitState:
         if state.active_state in ("inactive", "failed") and state.main_pid == 0 and not state.job:
             return state
         if signal is not None:
-            await health.units.kill_unit(health.unit, signal)
+            with contextlib.suppress(SystemdError):  # systemd's own limit may have ended it just now
+                await health.units.kill_unit(health.unit, signal)
         job = await health.units.stop_unit(health.unit)
         try:
             await job.wait(timeout)

@@ -301,6 +301,21 @@ def test_the_others_have_their_turn(place: Station) -> None:
         found.is_back()
 
 
+def test_k3s_that_ends_just_before_it_is_killed(place: Station) -> None:
+    """systemd's limit for a stop is ours as well: ours passes, and then there is nothing left to kill."""
+    with cut_off(place, COPYING) as found:
+        node = found.node
+        late = node.root / "late"
+        late.mkdir(exist_ok=True)
+        text = f'#!/bin/sh\n{node.root}/bin/systemctl "$@"; status=$?\n'
+        text += f'[ "$1" = stop ] && [ ! -e {late}/once ] && touch {late}/once && exit 1\nexit $status\n'
+        (late / "systemctl").write_text(text)
+        (late / "systemctl").chmod(0o755)
+        done = node.run_rescue(path=f"{late}:/usr/bin:/bin")
+        assert done.returncode == 0 and "killing it" in done.stdout, done
+        found.is_back()
+
+
 def test_what_is_committed_stays_so_when_the_gate_cannot_be_opened(place: Station) -> None:
     with cut_off(place, Cut("migrate forward", "before do open-gate")) as found:
         node = found.node

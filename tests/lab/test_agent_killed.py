@@ -201,3 +201,21 @@ def test_an_agent_that_cannot_start_any_more_calls_the_rescue(new_server: NewSer
     node.wait_for(lambda: node.show(RESCUE, "ActiveState")["ActiveState"] == "inactive", what="the rescue has ended")
     on_sqlite_as_before(node, before)
     never_called_a_success(node)
+
+
+def test_the_rescue_does_without_dbus(new_server: NewServer) -> None:
+    """``systemctl`` of root asks systemd by /run/systemd/private: the bus and the agent are gone, and stay so."""
+    node = new_server(speed={"put_delay": 0.02})
+    before = look(node)
+    begin(node)
+    wait_for_copy(node)
+    node.lose_agent()
+    node.systemctl("stop", "dbus.socket", "dbus.service")
+
+    node.systemctl("start", RESCUE)
+
+    assert not node.active("dbus.socket") and not node.active("dbus.service")
+    ended = record(node)
+    assert (ended["outcome"], ended["finished_by"]) == ("rolled_back", "rescue")
+    on_sqlite_as_before(node, before)
+    never_called_a_success(node)

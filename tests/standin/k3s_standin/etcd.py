@@ -9,6 +9,7 @@ front.py passes gRPC on from 2379.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import http.client
 import os
@@ -193,9 +194,15 @@ def wait_serving(gateway: Gateway, check: Any) -> None:
 
 
 def end(process: subprocess.Popen[bytes], patience: float = 5.0) -> None:
+    """Within ``patience``, and a second after it by SIGKILL.
+
+    Never without a limit: it also runs in a signal handler, which may have interrupted a ``poll`` of this very
+    process, and then waits for a lock that is not released before the handler ends.
+    """
     process.terminate()
     try:
         process.wait(patience)
     except subprocess.TimeoutExpired:
         process.kill()
-        process.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(1.0)
