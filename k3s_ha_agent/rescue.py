@@ -389,6 +389,14 @@ def bring_back_sqlite(rescue: dict[str, Any]) -> None:
     say(f"the sealed pre-image is back in {state_db}")
 
 
+def set_aside_remains(rescue: dict[str, Any]) -> None:
+    """What a start on etcd left that was cut off before there was an etcd: the next conversion would meet it."""
+    db = Path(rescue["db"])
+    for name in ("tmp-etcd", "etcd-tmp", *(() if (db / "etcd/member/wal").exists() else ("etcd/member",))):
+        if os.path.lexists(db / name):
+            move_aside(db / name, Path(rescue["quarantine"]))
+
+
 def check(path: Path, sha256: str) -> None:
     found = sha256_of(path)
     if found != sha256:
@@ -547,6 +555,8 @@ def bring_back(record: dict[str, Any]) -> None:
             f"{unit} was started on {goal} and has begun another datastore: look for cluster-init, server or "
             "datastore-endpoint in its configuration, take it out, and start the rescue again"
         )
+    if goal == "sqlite":
+        set_aside_remains(rescue)
     open_gate(rescue)
     keep_up(unit)
     say(f"{unit} runs on {goal} again")

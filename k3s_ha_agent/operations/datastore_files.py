@@ -145,6 +145,15 @@ def is_restored(layout: Layout, quarantine: Path) -> bool:
         return False
 
 
+def set_aside_remains(layout: Layout, quarantine: Path) -> None:
+    """Move away what a start on etcd left that was cut off before there was an etcd.
+
+    k3s on SQLite does not look at it, but the next conversion would meet it, and preflight refuses it ("Seen" 17).
+    """
+    for path in (*layout.leftovers(), *(() if layout.etcd_member_wal.exists() else (layout.etcd_member_wal.parent,))):
+        move_aside(path, quarantine)
+
+
 def remove_temporary(layout: Layout) -> None:
     """Remove what a restoration left that was cut off. Safe to run twice."""
     if layout.db.is_dir():

@@ -316,6 +316,27 @@ def test_k3s_that_ends_just_before_it_is_killed(place: Station) -> None:
         found.is_back()
 
 
+@pytest.mark.parametrize("who", ["rescue", "agent"])
+def test_remains_of_an_etcd_that_never_was(place: Station, who: str) -> None:
+    """k3s killed between making db/etcd/member and its wal: moved aside, or the next migrate would be refused."""
+    with cut_off(place, ENABLED) as found:
+        node = found.node
+        for name in ("etcd/member/snap", "etcd/member/wal.tmp", "tmp-etcd"):
+            (node.db / name).mkdir(parents=True)
+        if who == "rescue":
+            assert node.run_rescue().returncode == 0
+            node.start_agent()
+        else:
+            node.power_fails()
+            node.power_returns()
+            settled(found)
+        assert found.outcome() == ("rolled_back", who)
+        _, answer = node.api("GET", "/v1/preflight?for=migrate")
+        assert answer["ok"], [check for check in answer["checks"] if check["status"] == "refused"]
+        node.stop_agent()
+        found.is_back()
+
+
 def test_what_is_committed_stays_so_when_the_gate_cannot_be_opened(place: Station) -> None:
     with cut_off(place, Cut("migrate forward", "before do open-gate")) as found:
         node = found.node

@@ -22,6 +22,7 @@ from k3s_ha_agent.operations.datastore_files import (
     put_back_sqlite,
     remove_temporary,
     require_unchanged,
+    set_aside_remains,
     sha256_of,
     state_of,
 )
@@ -129,6 +130,7 @@ class SealPreImage:
         quarantine = self.layout.quarantine / run.operation.id
         # Not ours to assume: a boot starts k3s, and so may anybody. Files must not be moved from under it.
         await stop_and_wait_dead(self.health, self.stop_timeout)
+        await in_thread(set_aside_remains, self.layout, quarantine)
         if not await in_thread(conversion_began, self.layout, int(run.fact("inode")), quarantine):
             run.evidence("sqlite-untouched", True, "no etcd was begun; state.db is the file k3s was stopped on")
             run.decide("k3s never began to convert; its SQLite stays as it is.")
