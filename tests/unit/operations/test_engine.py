@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from k3s_ha_agent.errors import RecordNotWritten, StepFailed, SystemdError
+from k3s_ha_agent.errors import AlreadyCommitted, RecordNotWritten, StepFailed, SystemdError
 from k3s_ha_agent.model import Kind, Operation, Outcome, Phase, StepRecord, StepStatus, now
 from k3s_ha_agent.operations.engine import Engine
 from k3s_ha_agent.operations.journal import Journal
@@ -143,6 +143,29 @@ async def test_abort_ends_a_waiting_step_and_undoes(tmp_path: Path) -> None:
     await task
     assert journal.load("op1").outcome is Outcome.ROLLED_BACK
     assert [c for c in tape.calls if c.startswith("undo")] == ["undo b", "undo a"]
+
+
+@pytest.mark.parametrize("point", ["before do c", "before verify c", "after verify c", "after record"])
+async def test_an_abort_is_promised_or_refused(tmp_path: Path, point: str) -> None:
+    """Never promised and then committed, although writing either takes a while."""
+    asked: list[asyncio.Task[None]] = []
+    passed: list[str] = []
+
+    def ask(at: str) -> None:
+        passed.append(at)
+        # "after record" is the last one: that of the commitment.
+        if at == point and not asked and (at != "after record" or "after verify c" in passed):
+            asked.append(asyncio.create_task(run.request_abort()))
+
+    _, plan, _, journal = make(tmp_path, Act("a", Tape()), Act("c", Tape()), Act("z", Tape()))
+    engine = Engine(journal, lambda operation, event: None, undo_timeout=30.0, observer=ask)
+    run = engine.live(journal.load("op1"))
+    await engine.run(plan, run)
+    refused = (await asyncio.gather(asked[0], return_exceptions=True))[0]
+    assert refused is None or isinstance(refused, AlreadyCommitted)
+    promised = refused is None
+    assert promised == (point in ("before do c", "before verify c"))
+    assert journal.load("op1").outcome is (Outcome.ROLLED_BACK if promised else Outcome.SUCCEEDED)
 
 
 async def test_deadline_ends_a_waiting_step(tmp_path: Path) -> None:
