@@ -268,9 +268,6 @@ def live() -> Produced:
             token.write_text(API_TOKEN + "\n")
             token.chmod(0o600)
             node.config.write_text(node.config.read_text() + f"tcp_token_file: {token}\n")
-            below = node.root / str(node.root).lstrip("/")  # where the setting root= has it look for --config
-            below.parent.mkdir()
-            below.symlink_to(node.root)
             life = Life(node)
             life.live()
             return life.gather()

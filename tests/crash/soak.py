@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from tests.crash import look
 from tests.crash.datastores import Keys
 from tests.crash.look import Broken
-from tests.crash.matrix import Station
+from tests.crash.matrix import Station, settled
 from tests.crash.quick_node import K3S, QuickNode, wait_for
 from tests.crash.ways import DISCARD, Way
 from tests.crash.writer import Writer
@@ -147,7 +147,7 @@ def play(place: Station, this: Round, name: str, quiet: bool) -> Ended:
         with Writer(node, f"soak-{this.way.begins_on}-{name}") as writer:
             operation = this.way.begin(node)
             hit = tuple(blow.what for blow in this.blows if operation and _falls(node, blow, operation))
-            wait_for(lambda: not node.agent_lives() or _settled(node, earlier), "every operation has ended")
+            wait_for(lambda: not node.agent_lives() or settled(node, earlier), "every operation has ended")
         if operation is None or not node.agent_lives():
             raise Broken("the agent died by itself")
         node.stop_agent()
@@ -200,13 +200,6 @@ def _falls(node: QuickNode, blow: Blow, operation: str) -> bool:
     except Missed:
         return False
     return True
-
-
-def _settled(node: QuickNode, earlier: set[str]) -> bool:
-    """Every operation of the round has ended, and what is committed is tidied up."""
-    records = [r for r in node.records() if r["id"] not in earlier]
-    ended = all(r["outcome"] is not None and r["phase"] == "finished" for r in records)
-    return ended and all(s["status"] == "done" for r in records if r["committed"] for s in r["steps"])
 
 
 @contextlib.contextmanager
