@@ -118,6 +118,8 @@ def remove_temporary(backup: Path) -> None:
             shutil.rmtree(path)
         else:
             durable.remove(path)
+    for path in backup.rglob(".*.tmp"):  # of a copy below ``files/``
+        durable.remove(path)
 
 
 def free(backup: Path) -> None:
