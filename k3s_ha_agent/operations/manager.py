@@ -39,7 +39,7 @@ from k3s_ha_agent.model import (
     Phase,
     StepStatus,
 )
-from k3s_ha_agent.operations import backups, requests
+from k3s_ha_agent.operations import backups, pre_image, requests
 from k3s_ha_agent.operations.engine import Engine, describe
 from k3s_ha_agent.operations.events import EventBook
 from k3s_ha_agent.operations.intake import Draft, Inspector, Intake
@@ -99,7 +99,7 @@ class OperationManager:
         stays closed.
         """
         await in_thread(self._journal.prepare)
-        await self._remove_never_begun()
+        await self._tidy_up()
         self._boot_id = boot_id()
         try:
             operations = await in_thread(self._journal.load_all)
@@ -117,16 +117,18 @@ class OperationManager:
                 unfinished.append((operation, decision))
         return unfinished
 
-    async def _remove_never_begun(self) -> None:
-        """What a request left whose first record was cut off; not while somebody else holds the lock."""
+    async def _tidy_up(self) -> None:
+        """What a request left whose first record was cut off, and copies that were; not while somebody else holds
+        the lock."""
         try:
             held = await self._lock(0.0)
         except AgentError:
             return
         try:
             await in_thread(self._journal.remove_never_begun)
+            await in_thread(pre_image.remove_all_temporary, self._settings.state_dir)
         except OSError as error:
-            log.warning(f"What an operation that was never begun left cannot be removed: {error}.")
+            log.warning(f"What was cut off earlier cannot be removed: {error}.")
         finally:
             held.release()
 

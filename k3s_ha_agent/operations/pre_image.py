@@ -122,6 +122,24 @@ def remove_temporary(backup: Path) -> None:
         durable.remove(path)
 
 
+def tidy(backup: Path) -> str:
+    """``remove_temporary`` on the way back, where a file that stays must not keep k3s from it; "" or what stays.
+
+    The agent tries again whenever it starts (``remove_all_temporary``).
+    """
+    try:
+        remove_temporary(backup)
+    except OSError as error:
+        return f"What a copy that was cut off left in {backup} cannot be removed yet: {error.strerror}."
+    return ""
+
+
+def remove_all_temporary(state_dir: Path) -> None:
+    """``remove_temporary`` in every backup. OSError on the first that cannot be tidied."""
+    for backup in (state_dir / "backups").glob("*"):
+        remove_temporary(backup)
+
+
 def free(backup: Path) -> None:
     """Remove the running copy once the sealed one is proven."""
     durable.remove(backup / RUNNING)

@@ -79,4 +79,5 @@ class SavePreImage:
 
     async def undo(self, run: Run) -> None:
         """Only what was cut off goes: the pre-image harms nobody, and it is evidence of what was there."""
-        await in_thread(pre_image.remove_temporary, self.backup(run))
+        if left := await in_thread(pre_image.tidy, self.backup(run)):
+            run.decide(left)

@@ -117,7 +117,8 @@ class SealPreImage:
     async def undo(self, run: Run) -> None:
         """Put the sealed copy back, unless ``state.db`` was never converted: then it is as new, or newer, when
         somebody (a boot, a person) has started k3s on it meanwhile."""
-        await in_thread(pre_image.remove_temporary, pre_image.directory(self.state_dir, run.operation.id))
+        if left := await in_thread(pre_image.tidy, pre_image.directory(self.state_dir, run.operation.id)):
+            run.decide(left)
         await in_thread(remove_temporary, self.layout)
         if not run.has_fact("sealed_sha256"):
             if self.layout.etcd_member_wal.exists():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 from k3s_ha_agent.operations import pre_image
@@ -19,3 +20,20 @@ def test_only_what_was_cut_off_goes(tmp_path: Path) -> None:
     pre_image.remove_temporary(tmp_path)
 
     assert [path.exists() for path in (*kept, *gone)] == [True] * 3 + [False] * 3
+
+
+def test_what_cannot_be_removed_is_told_and_tried_again(tmp_path: Path) -> None:
+    backup = tmp_path / "backups/op1"
+    backup.mkdir(parents=True)
+    left = backup / ".sealed.db.tmp"
+    left.write_text("x")
+    subprocess.run(["chattr", "+i", str(left)], check=True)
+    try:
+        assert "cannot be removed yet" in pre_image.tidy(backup)
+    finally:
+        subprocess.run(["chattr", "-i", str(left)], check=True)
+
+    pre_image.remove_all_temporary(tmp_path)
+
+    assert not left.exists()
+    assert pre_image.tidy(backup) == ""
