@@ -159,7 +159,9 @@ def configure_logging(level: str, *, stream: TextIO | None = None, socket_path: 
         processors = [*common, structlog.processors.format_exc_info, _to_journal]
         factory: Any = lambda *_: sink  # noqa: E731
     else:
-        console = structlog.dev.ConsoleRenderer(colors=stream.isatty())
+        # structlog's own choice, where rich is installed, prints every local variable, tokens among them.
+        plain = structlog.dev.plain_traceback
+        console = structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=plain)
         processors = [*common, _for_people, structlog.processors.TimeStamper(fmt="iso", utc=True), console]
         factory = structlog.PrintLoggerFactory(stream)
     structlog.configure(

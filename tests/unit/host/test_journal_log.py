@@ -167,6 +167,29 @@ def test_console_for_people(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "not at this level" not in stream.getvalue() and "\x1b" not in stream.getvalue()
 
 
+def test_a_traceback_shows_no_values(journald: Journald, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Variables hold tokens and Secrets."""
+
+    def fail() -> None:
+        token = "swordfish"
+        raise ValueError(len(token))
+
+    def log_it() -> None:
+        try:
+            fail()
+        except ValueError as error:
+            structlog.get_logger().critical("Stopped", exc_info=error)
+
+    stream = io.StringIO()
+    configure_logging("info", stream=stream)
+    log_it()
+    configured(journald, tmp_path, monkeypatch)
+    log_it()
+    for text in (stream.getvalue(), journald.receive()["MESSAGE"]):
+        assert "ValueError: 9" in text
+        assert "swordfish" not in text
+
+
 def test_stream_that_only_looks_like_the_journals(tmp_path: Path) -> None:
     with (tmp_path / "file").open("w") as stream:
         status = os.fstat(stream.fileno())
