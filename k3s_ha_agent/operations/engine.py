@@ -69,9 +69,7 @@ class Engine:
         await self._end_committed(run)
 
     async def _forward(self, step: Step, plan: Plan, run: LiveRun) -> None:
-        if run.abort.is_set():
-            raise Aborted("The operation was aborted on request.")
-        await run.mark(step.name, StepStatus.DOING)
+        await run.begin(step.name)
         await self._act(f"do {step.name}", step.do(run), run)
         await self._act(f"verify {step.name}", step.verify(run), run)
         if step.name != plan.commitment:
@@ -192,7 +190,7 @@ class Engine:
 
     async def _finish_step(self, step: Step, run: LiveRun) -> None:
         """Tidying up after the commitment: tried several times, reported, never undone."""
-        await run.mark(step.name, StepStatus.DOING)
+        await run.begin(step.name)
         error: Exception | None = None
         for attempt in range(FINISH_ATTEMPTS):
             if attempt:

@@ -25,7 +25,12 @@ Publish = Callable[[Operation, Event], None]
 log = structlog.get_logger("k3s_ha_agent.operations")
 
 
-def _refuse_committed(operation: Operation) -> None:
+def _refuse_abort(operation: Operation, no_way_back: str | None) -> None:
+    if no_way_back and operation.step(no_way_back).status in (StepStatus.DOING, StepStatus.DONE):
+        raise AlreadyCommitted(
+            f"The {operation.kind} {operation.id} has begun {no_way_back}, which can only be finished.",
+            next_step=f"Wait for its end: k3s-ha-agentctl watch {operation.id}",
+        )
     if operation.committed:
         raise AlreadyCommitted(
             f"The {operation.kind} {operation.id} is committed.",
@@ -135,10 +140,15 @@ class LiveRun:
     def continue_events_after(self, last: int) -> None:
         self._last_event = last
 
-    async def request_abort(self) -> None:
-        """Make an abort durable and act on it. AlreadyCommitted when the commitment was first: one of the two wins."""
-        await self.save(unless=_refuse_committed, abort_requested=True)
+    async def request_abort(self, no_way_back: str | None) -> None:
+        """Make an abort durable and act on it. AlreadyCommitted when the commitment, or the step that can only be
+        finished, was first: one of the two wins."""
+        await self.save(unless=lambda operation: _refuse_abort(operation, no_way_back), abort_requested=True)
         self.abort.set()
+
+    async def begin(self, name: str) -> None:
+        """Mark a step as being done. Aborted when an abort was first."""
+        await self.mark(name, StepStatus.DOING, unless=_refuse_aborted)
 
     async def commit(self, name: str) -> None:
         """Mark the step of the commitment done. Aborted when an abort was first."""

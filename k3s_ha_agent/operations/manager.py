@@ -315,7 +315,7 @@ class OperationManager:
         if run is None or run.operation.id != operation_id:
             raise Unavailable(f"The {operation.kind} {operation.id} is about to be resumed; ask again in a moment.")
         if run.operation.phase is Phase.DOING:
-            await run.request_abort()
+            await run.request_abort(self._planner.plan(operation).no_way_back)
             run.decide(f"Abort requested by {requested_by}.")
         return run.operation
 

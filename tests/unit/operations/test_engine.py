@@ -155,7 +155,7 @@ async def test_an_abort_is_promised_or_refused(tmp_path: Path, point: str) -> No
         passed.append(at)
         # "after record" is the last one: that of the commitment.
         if at == point and not asked and (at != "after record" or "after verify c" in passed):
-            asked.append(asyncio.create_task(run.request_abort()))
+            asked.append(asyncio.create_task(run.request_abort(None)))
 
     _, plan, _, journal = make(tmp_path, Act("a", Tape()), Act("c", Tape()), Act("z", Tape()))
     engine = Engine(journal, lambda operation, event: None, undo_timeout=30.0, observer=ask)
@@ -166,6 +166,29 @@ async def test_an_abort_is_promised_or_refused(tmp_path: Path, point: str) -> No
     promised = refused is None
     assert promised == (point in ("before do c", "before verify c"))
     assert journal.load("op1").outcome is (Outcome.ROLLED_BACK if promised else Outcome.SUCCEEDED)
+
+
+@pytest.mark.parametrize("point", ["after do a", "before do b", "after do b", "after verify b"])
+async def test_no_abort_where_there_is_no_way_back(tmp_path: Path, point: str) -> None:
+    """Refused from the moment its beginning is on record; promised before, and then it is not begun."""
+    asked: list[asyncio.Task[None]] = []
+    tape = Tape()
+
+    def ask(at: str) -> None:
+        if at == point:
+            asked.append(asyncio.create_task(run.request_abort("b")))
+
+    _, plan, _, journal = make(tmp_path, Act("a", tape), Act("b", tape), Act("c", tape))
+    plan = dataclasses.replace(plan, no_way_back="b")
+    engine = Engine(journal, lambda operation, event: None, undo_timeout=30.0, observer=ask)
+    run = engine.live(journal.load("op1"))
+    await engine.run(plan, run)
+    refused = (await asyncio.gather(asked[0], return_exceptions=True))[0]
+    assert (refused is None) == (point == "after do a") == ("do b" not in tape.calls)
+    if refused is not None:
+        assert isinstance(refused, AlreadyCommitted)
+        assert "can only be finished" in refused.detail
+    assert journal.load("op1").outcome is (Outcome.ROLLED_BACK if refused is None else Outcome.SUCCEEDED)
 
 
 async def test_deadline_ends_a_waiting_step(tmp_path: Path) -> None:
