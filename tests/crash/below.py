@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from tests.crash.look import Broken, look, rest_is_quiet
 from tests.crash.matrix import Result, Station, Strike, record_of, settled
 from tests.crash.quick_node import QuickNode, wait_for
-from tests.crash.syscalls import Injection, careless, numbered, parse, strace, traced_agent
+from tests.crash.syscalls import Injection, careless, numbered, parse, strace, traced_agent, unsynced
 from tests.crash.ways import Way
 
 ALIKE = {"pre-image-files": 25, "record": 8, "log": 0, "other": 0}
@@ -51,7 +51,7 @@ def at_call(injection: Injection | None) -> Strike:
 
 
 def learn_calls(place: Station, way: Way) -> list[Place]:
-    """The changing calls of a way from its first record on."""
+    """The changing calls of a way from its first record on; each change synced before a record relies on it."""
     with place.at(way) as node:
         before = node.keys()
         with at_call(None)(node):
@@ -62,6 +62,8 @@ def learn_calls(place: Station, way: Way) -> list[Place]:
             raise Broken(f"{way.name} ended as {ended['outcome']}: {ended['reason']}")
         look(node, way, before, operation)
         calls = parse((node.root / "calls").read_text())
+        if found := unsynced(calls, node.root):
+            raise Broken(f"{way.name}: {found}")
         first = next(i for i, call in enumerate(calls) if any(f"operations/{operation}" in p for p in call.paths))
         return [Place(injection, kind) for injection, kind in numbered(calls, node.root, first)]
 
@@ -152,6 +154,8 @@ def rescue_relay(node: QuickNode, name: str, error: str = "", check: Callable[[]
             raise Broken(f"the rescue, {injection}: {found}")
         struck = any(c.injected for c in calls) if error else done.returncode in (-signal.SIGKILL, 128 + signal.SIGKILL)
         if not struck:
+            if found := unsynced(calls, node.root):
+                raise Broken(f"the rescue: {found}")
             if done.returncode != 0:
                 raise Broken(f"the rescue failed though nothing was done to it: {done.stdout}")
             return number - 1

@@ -147,3 +147,43 @@ def careless(calls: Sequence[Call], root: Path) -> str:
         if failed and destructive(call, root):
             return f"{call.name} {call.paths} after the failed {sorted(failed)}"
     return ""
+
+
+def unsynced(calls: Sequence[Call], root: Path) -> str:
+    """The first thing that was changed and not synced when a record was written after it, or a record that was not
+    when something was changed after it; "" for none. A record may say only what is on the disk."""
+    data: set[str] = set()
+    names: set[str] = set()
+    for call in calls:
+        if not call.done or call.injected or not call.paths:
+            continue
+        path, directory = call.paths[-1], str(Path(call.paths[-1]).parent)
+        if call.name in ("fsync", "fdatasync"):
+            data.discard(path)
+            names.discard(path)
+            continue
+        if not _lasts(path, root):
+            continue
+        if any(name.startswith(f"{root}/state/operations") for name in names):
+            return f"{call.name} {path} before the names in {sorted(names)} were synced"
+        if call.name in ("write", "pwrite64", "ftruncate"):
+            data.add(path)
+            continue
+        if path.endswith("/record.json") and (data or names):
+            return f"a record is put in its place before {sorted(data | names)} were synced"
+        data.discard(path)
+        names.discard(path)  # a directory that is gone has no names
+        names.add(directory)
+        if call.name == "rename":
+            names.add(str(Path(call.paths[0]).parent))
+            if call.paths[0] in data:
+                return f"{call.paths[0]} is renamed before its data was synced"
+    return ""
+
+
+def _lasts(path: str, root: Path) -> bool:
+    """It is relied upon later. The events, the lock's stamp and what is read from a copy are not."""
+    places = ("state/operations/", "state/backups/", "k3s/server/db/", "k3s/k3s-ha-agent/", "systemd/", "etc/")
+    name = path.removeprefix(f"{root}/")
+    passing = name.endswith(("events.jsonl", "-journal")) or "/.state.db.read" in name
+    return name.startswith(places) and not passing

@@ -14,7 +14,7 @@ from tests.crash.below import in_need, rescue_relay
 from tests.crash.look import look, one_datastore, rest_is_quiet
 from tests.crash.matrix import Station, station
 from tests.crash.run import Report, run_below, table
-from tests.crash.syscalls import careless, parse
+from tests.crash.syscalls import careless, parse, unsynced
 from tests.crash.ways import WAYS
 
 FULL = os.environ.get("K3S_HA_AGENT_CRASH") == "full"
@@ -94,3 +94,15 @@ def test_a_careless_act_is_found(tmp_path: Path) -> None:
     assert careless(parse(failed + again + taken), tmp_path) == ""
     assert careless(parse(failed + record + taken), tmp_path) == ""
     assert careless(parse(taken + failed), tmp_path) == ""
+
+
+def test_a_missing_sync_is_found(tmp_path: Path) -> None:
+    record, db, kept = f"{tmp_path}/state/operations/x", f"{tmp_path}/k3s/server/db", f"{tmp_path}/k3s/k3s-ha-agent/q"
+    moved = f'rename("{db}/etcd", "{kept}/etcd") = 0\n'
+    synced = f"fsync(3<{kept}>) = 0\nfsync(3<{db}>) = 0\n"
+    written = f"write(3<{record}/.record.json.tmp>, ...) = 9\nfsync(3<{record}/.record.json.tmp>) = 0\n"
+    said = f'{written}rename("{record}/.record.json.tmp", "{record}/record.json") = 0\n'
+    whole = f"{moved}{synced}{said}fsync(3<{record}>) = 0\n{moved}"
+    assert unsynced(parse(whole), tmp_path) == ""
+    for line in (f"fsync(3<{kept}>)", f"fsync(3<{db}>)", f"fsync(3<{record}/.record.json.tmp>)", f"fsync(3<{record}>)"):
+        assert unsynced(parse(whole.replace(f"{line} = 0\n", "", 1)), tmp_path), line
