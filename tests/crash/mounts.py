@@ -65,3 +65,7 @@ class SmallDisk:
             subprocess.run(["mount", "-o", "remount,bind,ro", str(self.at)], check=True)
         else:
             subprocess.run(["umount", str(self.at)], check=True)
+
+    def unmount(self) -> None:
+        """Take it away from under whoever still has a file open; what it holds is gone."""
+        subprocess.run(["umount", "--lazy", "--recursive", str(self.at)], check=True)

@@ -31,6 +31,11 @@ class DiskNode(QuickNode):
         self.data_disk = SmallDisk(self.data, 320)
         super().seed(configmaps)
 
+    def close(self) -> None:
+        for disk in (self.state_disk, self.data_disk):
+            disk.unmount()  # else the directory it is mounted on cannot be removed
+        super().close()
+
 
 @contextlib.contextmanager
 def disk_scene(name: str) -> Iterator[tuple[Scene, DiskNode]]:
@@ -47,16 +52,14 @@ def given_up_or_ended(play: Scene) -> bool:
     return "stopped: " in log and (not called or "The rescue has ended" in log or "The rescue ended as" in log)
 
 
-STATE_STEPS = some(MIGRATE, "stop-k3s", "seal-pre-image", "start-k3s", "open-gate")
+EVERY_STATE = [(step, how) for how in ("full", "read-only") for step in MIGRATE]
+STATES = [("stop-k3s", "read-only"), ("seal-pre-image", "full"), ("start-k3s", "read-only"), ("open-gate", "full")]
 
 
-@pytest.mark.parametrize("how", ["full", "read-only"])
-@pytest.mark.parametrize("step", STATE_STEPS)
+@pytest.mark.parametrize(("step", "how"), EVERY_STATE if FULL else STATES)
 def test_the_state_directory_takes_no_record(step: str, how: str) -> None:
     """The agent does nothing more, and has the rescue bring the node back, which needs no room there either; when
     there is room again, the record is settled."""
-    if not FULL and (step in ("seal-pre-image", "open-gate")) != (how == "full"):
-        pytest.skip("in make crash")
     with disk_scene("migrate forward") as (play, node):
         with play.held(f"before do {step}"):
             node.state_disk.fill() if how == "full" else node.state_disk.read_only(True)

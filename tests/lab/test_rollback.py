@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from tests.lab.datastore import Keys, assert_same
+from tests.lab.documents import commands, shell
+from tests.lab.lab import CHECKOUT
 from tests.lab.node import AGENT, K3S, Node
 from tests.lab.scenarios import (
     CONFLICT,
@@ -84,6 +86,28 @@ def still_on_etcd(migrated: Migrated) -> None:
 def written_anew(found: dict[str, str]) -> dict[str, str]:
     """Our drop-in was taken away and written again, so its mtime is another one; its content is not."""
     return {**found, DROP_IN: found[DROP_IN].partition(", mtime")[0] + found[DROP_IN][-16:]}
+
+
+def test_an_etcd_that_is_lost_by_the_documentations_commands(migrated: Migrated) -> None:
+    """Refused while k3s does not come up, with the page that helps; its commands bring the pre-image back."""
+    node = migrated.node
+    node.systemctl("stop", K3S)
+    spoilt = "dd if=/dev/urandom of=$(echo {}/*.wal) bs=512 seek=8 count=1 conv=notrunc status=none"
+    node.exec(["bash", "-c", spoilt.format(MEMBER_WAL)])
+    node.exec(["systemctl", "start", "--no-block", K3S])
+    node.wait_for(lambda: int(node.systemctl("show", "--value", "--property=NRestarts", K3S)) > 0, what="k3s crashes")
+    code, problem = operate(node, *DISCARD)
+    assert (code, problem["code"]) == (REFUSED, "preflight-failed")
+    _, _, place = problem["next_step"].partition("docs/how-to/roll-back.md#")
+    assert place == "an-etcd-that-does-not-come-up-any-more", problem["next_step"]
+
+    lines = commands(CHECKOUT / "docs/how-to/roll-back.md", "etcd-that-was-lost")
+    assert lines[0].startswith("ID=")
+    shell(node, "\n".join([f"ID={migrated.migration['id']}", *lines[1:]]))
+
+    node.wait_for(lambda: "etcd" not in node.roles(), what="k3s without the etcd role")
+    on_sqlite_as_before(node, migrated.before)
+    assert operate(node, "migrate")[0] == DONE, "what was done by hand stands in the way of the next migration"
 
 
 def test_writes_are_discarded_when_that_is_confirmed(migrated: Migrated) -> None:

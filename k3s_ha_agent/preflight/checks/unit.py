@@ -19,6 +19,8 @@ ABOUT = About(
     facts="M5, ten facts 10",
 )
 
+BY_HAND = "; if its etcd is lost: docs/how-to/roll-back.md#an-etcd-that-does-not-come-up-any-more"
+
 
 def check(subject: Subject) -> CheckResult:
     unit = known(subject.unit)
@@ -36,7 +38,8 @@ def check(subject: Subject) -> CheckResult:
             NAME,
             f"{unit.name} is {unit.active_state} ({unit.sub_state}), restarted {unit.n_restarts} times.",
             "k3s active (running): a server that does not work is mended before it is converted.",
-            f"journalctl -u {unit.name} -n 50; systemctl start {unit.name}",
+            f"journalctl -u {unit.name} -n 50; systemctl start {unit.name}"
+            + (BY_HAND if subject.kind is Kind.ROLLBACK else ""),
         )
     if unit.job:
         return _job(unit)
