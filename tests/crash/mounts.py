@@ -60,11 +60,17 @@ class SmallDisk:
 
     def read_only(self, on: bool) -> None:
         """For whoever opens a file from now on; as with an ext4 after an error, what is open for writing stays so."""
+        view = self.at.with_name(f"{self.at.name}-read-only")
         if on:
-            subprocess.run(["mount", "--bind", str(self.at), str(self.at)], check=True)
-            subprocess.run(["mount", "-o", "remount,bind,ro", str(self.at)], check=True)
+            # A copy of a read-only mount is one in every namespace it comes to; a remount would be seen in ours alone.
+            view.mkdir()
+            subprocess.run(["mount", "--bind", str(self.at), str(view)], check=True)
+            subprocess.run(["mount", "-o", "remount,bind,ro", str(view)], check=True)
+            subprocess.run(["mount", "--bind", str(view), str(self.at)], check=True)
         else:
             subprocess.run(["umount", str(self.at)], check=True)
+            subprocess.run(["umount", str(view)], check=True)
+            view.rmdir()
 
     def unmount(self) -> None:
         """Take it away from under whoever still has a file open; what it holds is gone."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -48,13 +49,18 @@ class Scene:
     def held(self, point: str) -> Iterator[None]:
         """Start the agent and the operation; inside, the agent stands at the point."""
         self.node.trace.with_suffix(".go").unlink(missing_ok=True)
+        earlier = {r["id"] for r in self.node.records()}
         self.node.start_agent(f"pause {point}")
-        self.operation = self.way.begin(self.node)
-        wait_for(lambda: f"{point} PAUSED\n" in self.node.trace_text(), f"the agent is {point}")
-        try:
-            yield
-        finally:
-            self.node.trace.with_suffix(".go").touch()
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            # The agent may stand still before it has answered.
+            asked = pool.submit(self.way.begin, self.node)
+            reached = f"{point} PAUSED\n"
+            wait_for(lambda: reached in self.node.trace_text() or _refused(asked), f"the agent is {point}")
+            self.operation = next(r["id"] for r in self.node.records() if r["id"] not in earlier)
+            try:
+                yield
+            finally:
+                self.node.trace.with_suffix(".go").touch()
 
     def ended(self) -> str:
         """Wait for the end, however it comes; the outcome of the record."""
@@ -92,6 +98,11 @@ class Scene:
         if not self.node.fire_rescue():
             raise Broken("the rescue did not bring the node back")
         self.curtain("rolled_back")
+
+
+def _refused(asked: concurrent.futures.Future[str | None]) -> bool:
+    """Whether there was no operation; raises why."""
+    return asked.done() and asked.result() is None
 
 
 def settled_or_failed(node: QuickNode) -> bool:
