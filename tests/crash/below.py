@@ -94,7 +94,7 @@ def fail(place: Station, way: Way, where: Place, lasting: bool) -> Result:
         said = len(_log(node))
         with at_call(injection)(node):
             status = way.ask(node)
-            wait_for(lambda: settled(node, earlier) or _gave_up(node, said), f"{way.name} ends, {injection}")
+            wait_for(lambda: _ended(node, earlier) or _gave_up(node, said), f"{way.name} ends, {injection}")
             calls = parse((node.root / "calls").read_text())
             node.stop_agent()
         if not any(call.injected for call in calls):
@@ -110,6 +110,8 @@ def fail(place: Station, way: Way, where: Place, lasting: bool) -> Result:
 
 def _heal(node: QuickNode, way: Way, earlier: set[str], said: int, before: dict[bytes, bytes]) -> str:
     """The disk is well again: the agent, and after a failed rollback the rescue, end the operation."""
+    if _ended(node, earlier):
+        node.trace.unlink(missing_ok=True)  # what is tidied up now comes after steps that could be done
     node.start_agent()
     wait_for(lambda: settled(node, earlier), "every operation has ended")
     node.stop_agent()
@@ -128,6 +130,12 @@ def _heal(node: QuickNode, way: Way, earlier: set[str], said: int, before: dict[
 def _log(node: QuickNode) -> str:
     path = node.root / "agent.log"
     return path.read_text() if path.exists() else ""
+
+
+def _ended(node: QuickNode, earlier: set[str]) -> bool:
+    """Every operation has ended; what is committed may not be tidied up while the disk fails."""
+    records = [r for r in node.records() if r["id"] not in earlier]
+    return all(r["outcome"] is not None and r["phase"] == "finished" for r in records)
 
 
 def _gave_up(node: QuickNode, said: int) -> bool:

@@ -33,6 +33,8 @@ class Call:
     done: bool
     """It succeeded."""
     injected: bool
+    absent: bool = False
+    """It failed because what it names is not there."""
 
     def what(self, root: Path) -> str:
         """What kind of file it changes."""
@@ -106,7 +108,8 @@ def parse(text: str) -> list[Call]:
         if match:
             name, arguments, result, rest = match.groups()
             paths = tuple(a or b for a, b in _PATH.findall(arguments))
-            calls.append(Call(name, paths, result not in ("?",) and int(result) >= 0, "(INJECTED)" in rest))
+            done, injected = result not in ("?",) and int(result) >= 0, "(INJECTED)" in rest
+            calls.append(Call(name, paths, done, injected, "ENOENT" in rest))
     return calls
 
 
@@ -131,7 +134,8 @@ def destructive(call: Call, root: Path) -> bool:
 def careless(calls: Sequence[Call], root: Path) -> str:
     """The first destructive call after a durable write that failed and was not made good since; "" for none.
 
-    Made good: the same call on the same file succeeded, or a whole new record was written and synced.
+    Made good: the same call on the same file succeeded, or had nothing to remove, or a whole new record was written
+    and synced.
     """
     failed: set[tuple[str, str]] = set()
     for call in calls:
@@ -140,6 +144,8 @@ def careless(calls: Sequence[Call], root: Path) -> str:
             continue  # a pipe; the stamp in the lock, which decides nothing
         if call.injected:
             failed.add(place)
+        elif call.absent and call.name in ("unlink", "rmdir"):
+            failed.discard(place)
         elif call.done:
             failed.discard(place)
             if call.name == "fsync" and place[1].startswith(f"{root}/state/operations/") and ".tmp" not in place[1]:

@@ -93,6 +93,10 @@ def test_a_careless_act_is_found(tmp_path: Path) -> None:
     assert "state.db" in careless(parse(failed + taken), tmp_path)
     assert careless(parse(failed + again + taken), tmp_path) == ""
     assert careless(parse(failed + record + taken), tmp_path) == ""
+    spared = f'unlink("{db}/.x.tmp") = -1 EIO (Input/output error) (INJECTED)\n'
+    absent = f'unlink("{db}/.x.tmp") = -1 ENOENT (No such file or directory)\n'
+    assert ".x.tmp" in careless(parse(spared + taken), tmp_path)
+    assert careless(parse(spared + absent + taken), tmp_path) == ""
     assert careless(parse(taken + failed), tmp_path) == ""
 
 
