@@ -126,12 +126,13 @@ def remove_directory_if_empty(path: Path) -> None:
     sync_directory(path.parent)
 
 
-def make_directory(path: Path) -> None:
+def make_directory(path: Path, mode: int = 0o700) -> None:
     """With its missing parents, durable; also when it is there, for an earlier run may not have come to that."""
     if not path.is_dir():
-        make_directory(path.parent)
+        make_directory(path.parent, mode)
         with contextlib.suppress(FileExistsError):
-            path.mkdir(mode=0o700)
+            path.mkdir(mode=mode)
+            path.chmod(mode)  # whatever our umask
     sync_directory(path.parent)
 
 
@@ -434,9 +435,7 @@ def bring_back_etcd(rescue: dict[str, Any]) -> None:
         sync_directory(quarantine)
     if rescue.get("drop_in_content") is not None:
         drop_in = Path(rescue["drop_in"])
-        if not drop_in.parent.is_dir():
-            drop_in.parent.mkdir(parents=True)
-            drop_in.parent.chmod(0o755)  # as the agent makes it, whatever our umask
+        make_directory(drop_in.parent, 0o755)  # as the agent makes it
         write(drop_in, rescue["drop_in_content"].encode(), 0o600)
 
 

