@@ -69,13 +69,13 @@ class Engine:
         await self._end_committed(run)
 
     async def _forward(self, step: Step, plan: Plan, run: LiveRun) -> None:
-        await run.begin(step.name)
+        await run.begin(step.name, plan.no_way_back)
         await self._act(f"do {step.name}", step.do(run), run)
         await self._act(f"verify {step.name}", step.verify(run), run)
         if step.name != plan.commitment:
             await run.mark(step.name, StepStatus.DONE)
             return
-        await run.commit(step.name)
+        await run.commit(step.name, plan.no_way_back)
         run.decide(f"The {run.operation.kind} is committed: nothing is undone by itself any more.")
 
     async def _act(self, point: str, act: Awaitable[None], run: LiveRun) -> None:
@@ -190,7 +190,7 @@ class Engine:
 
     async def _finish_step(self, step: Step, run: LiveRun) -> None:
         """Tidying up after the commitment: tried several times, reported, never undone."""
-        await run.begin(step.name)
+        await run.mark(step.name, StepStatus.DOING)
         error: Exception | None = None
         for attempt in range(FINISH_ATTEMPTS):
             if attempt:

@@ -25,21 +25,28 @@ Publish = Callable[[Operation, Event], None]
 log = structlog.get_logger("k3s_ha_agent.operations")
 
 
-def _refuse_abort(operation: Operation, no_way_back: str | None) -> None:
-    if no_way_back and operation.step(no_way_back).status in (StepStatus.DOING, StepStatus.DONE):
-        raise AlreadyCommitted(
-            f"The {operation.kind} {operation.id} has begun {no_way_back}, which can only be finished.",
-            next_step=f"Wait for its end: k3s-ha-agentctl watch {operation.id}",
-        )
+def _must_finish(operation: Operation, no_way_back: str | None) -> bool:
+    """Whether an abort comes too late: it is committed, or in the step that can only be finished."""
+    begun = no_way_back is not None and operation.step(no_way_back).status in (StepStatus.DOING, StepStatus.DONE)
+    return operation.committed or begun
+
+
+def refuse_abort(operation: Operation, no_way_back: str | None) -> None:
+    """AlreadyCommitted when an abort comes too late."""
     if operation.committed:
         raise AlreadyCommitted(
             f"The {operation.kind} {operation.id} is committed.",
             next_step="To go back, ask for a rollback: k3s-ha-agentctl rollback --writes discard",
         )
+    if _must_finish(operation, no_way_back):
+        raise AlreadyCommitted(
+            f"The {operation.kind} {operation.id} has begun {no_way_back}, which can only be finished.",
+            next_step=f"Wait for its end: k3s-ha-agentctl watch {operation.id}",
+        )
 
 
-def _refuse_aborted(operation: Operation) -> None:
-    if operation.abort_requested:
+def _refuse_aborted(operation: Operation, no_way_back: str | None) -> None:
+    if operation.abort_requested and not _must_finish(operation, no_way_back):
         raise Aborted("The operation was aborted on request.")
 
 
@@ -143,17 +150,17 @@ class LiveRun:
     async def request_abort(self, no_way_back: str | None) -> None:
         """Make an abort durable and act on it. AlreadyCommitted when the commitment, or the step that can only be
         finished, was first: one of the two wins."""
-        await self.save(unless=lambda operation: _refuse_abort(operation, no_way_back), abort_requested=True)
+        await self.save(unless=lambda operation: refuse_abort(operation, no_way_back), abort_requested=True)
         self.abort.set()
 
-    async def begin(self, name: str) -> None:
-        """Mark a step as being done. Aborted when an abort was first."""
-        await self.mark(name, StepStatus.DOING, unless=_refuse_aborted)
+    async def begin(self, name: str, no_way_back: str | None) -> None:
+        """Mark a step as being done. Aborted when an abort was first and is still in time."""
+        await self.mark(name, StepStatus.DOING, unless=lambda operation: _refuse_aborted(operation, no_way_back))
 
-    async def commit(self, name: str) -> None:
-        """Mark the step of the commitment done. Aborted when an abort was first."""
+    async def commit(self, name: str, no_way_back: str | None) -> None:
+        """Mark the step of the commitment done. Aborted as in ``begin``."""
         steps = tuple(self._marked(s, StepStatus.DONE, None) if s.name == name else s for s in self.operation.steps)
-        await self.save(unless=_refuse_aborted, steps=steps, committed=True)
+        await self.save(unless=lambda operation: _refuse_aborted(operation, no_way_back), steps=steps, committed=True)
         self.emit("step", step=name, status=StepStatus.DONE.value, error=None)
 
     async def save(self, *, unless: Callable[[Operation], None] = lambda _: None, **changes: Any) -> None:

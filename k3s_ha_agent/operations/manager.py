@@ -16,7 +16,6 @@ import structlog
 from k3s_ha_agent import durable
 from k3s_ha_agent.errors import (
     AgentError,
-    AlreadyCommitted,
     Conflict,
     IdempotencyKeyReused,
     LockHeld,
@@ -44,7 +43,7 @@ from k3s_ha_agent.operations.engine import Engine, describe
 from k3s_ha_agent.operations.events import EventBook
 from k3s_ha_agent.operations.intake import Draft, Inspector, Intake
 from k3s_ha_agent.operations.journal import Journal
-from k3s_ha_agent.operations.live_run import LiveRun
+from k3s_ha_agent.operations.live_run import LiveRun, refuse_abort
 from k3s_ha_agent.operations.plan import Observer
 from k3s_ha_agent.operations.planner import Planner
 from k3s_ha_agent.operations.resume import Action, Decision, decide
@@ -306,16 +305,13 @@ class OperationManager:
         operation = self.get(operation_id)
         if operation.outcome is not None:
             raise Conflict(f"The {operation.kind} {operation.id} has already ended as {operation.outcome}.")
-        if operation.committed:
-            raise AlreadyCommitted(
-                f"The {operation.kind} {operation.id} is committed.",
-                next_step="To go back, ask for a rollback: k3s-ha-agentctl rollback --writes discard",
-            )
+        no_way_back = self._planner.plan(operation).no_way_back
+        refuse_abort(operation, no_way_back)
         run = self._run
         if run is None or run.operation.id != operation_id:
             raise Unavailable(f"The {operation.kind} {operation.id} is about to be resumed; ask again in a moment.")
         if run.operation.phase is Phase.DOING:
-            await run.request_abort(self._planner.plan(operation).no_way_back)
+            await run.request_abort(no_way_back)
             run.decide(f"Abort requested by {requested_by}.")
         return run.operation
 

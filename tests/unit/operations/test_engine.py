@@ -191,6 +191,21 @@ async def test_no_abort_where_there_is_no_way_back(tmp_path: Path, point: str) -
     assert journal.load("op1").outcome is (Outcome.ROLLED_BACK if refused is None else Outcome.SUCCEEDED)
 
 
+@pytest.mark.parametrize("committed", [True, False], ids=["committed", "no way back"])
+async def test_an_abort_on_record_that_came_too_late_is_passed_over(tmp_path: Path, committed: bool) -> None:
+    """Resumed with such a record it is finished, not left half tidied or half left."""
+    tape = Tape()
+    engine, plan, run, journal = make(tmp_path, Act("a", tape), Act("b", tape), Act("z", tape), commitment="b")
+    plan = dataclasses.replace(plan, no_way_back=None if committed else "b")
+    steps = (StepRecord("a", StepStatus.DONE), StepRecord("b", StepStatus.DONE if committed else StepStatus.DOING))
+    await run.save(abort_requested=True, committed=committed, steps=(*steps, StepRecord("z")))
+    await engine.run(plan, engine.live(journal.load("op1")))
+    saved = journal.load("op1")
+    assert (saved.outcome, saved.committed) == (Outcome.SUCCEEDED, True)
+    assert [step.status for step in saved.steps] == [StepStatus.DONE] * 3
+    assert not [call for call in tape.calls if call.startswith("undo")]
+
+
 async def test_deadline_ends_a_waiting_step(tmp_path: Path) -> None:
     tape = Tape()
     engine, plan, run, journal = make(tmp_path, Act("b", tape, waits=True), Act("c", tape))
