@@ -88,12 +88,10 @@ class Draft:
             learner = next(check for check in self.refused if check.name == "pending-learner")
             raise Conflict(learner.found, next_step=learner.remedy, checks=to_json(self.findings.checks))
         if self.refused:
-            # A k3s that does not run is why most of the others cannot be answered.
-            first = next((check for check in self.refused if check.name == "unit"), self.refused[0])
             raise PreflightFailed(
                 f"{len(self.refused)} of {len(self.findings.checks)} checks refuse the {self.operation.kind}: "
                 + "; ".join(f"{c.name}: {c.found}" for c in self.refused),
-                next_step=first.remedy,
+                next_step=self.refused[0].remedy,
                 checks=to_json(self.findings.checks),
             )
 

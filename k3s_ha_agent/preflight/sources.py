@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from typing import NamedTuple
 
 from k3s_ha_agent.host.units import Units, UnitState
@@ -74,14 +75,19 @@ async def ask_apiserver(layout: Layout, port: int, name: str, *, limit: float = 
 
 
 async def ask_members(layout: Layout) -> tuple[Member, ...] | Missing:
+    """etcd's members. It runs inside of k3s: where that does not run, the unit is what to look at."""
     client = await answer(
-        "The members of etcd", asyncio.to_thread(EtcdClient.from_layout, layout, timeout=LIMIT), see="sole-member"
+        "The members of etcd", asyncio.to_thread(EtcdClient.from_layout, layout, timeout=LIMIT), see="unit"
     )
     if isinstance(client, Missing):
-        return client
+        return _look_at_etcd(client)
     async with client:
-        members = await answer("The members of etcd", client.members(), see="sole-member")
-    return members if isinstance(members, Missing) else tuple(members)
+        members = await answer("The members of etcd", client.members(), see="unit")
+    return _look_at_etcd(members) if isinstance(members, Missing) else tuple(members)
+
+
+def _look_at_etcd(missing: Missing) -> Missing:
+    return dataclasses.replace(missing, remedy=missing.remedy or "Look at what k3s says of its etcd, then ask again.")
 
 
 async def rescue_armed(units: Units) -> bool:

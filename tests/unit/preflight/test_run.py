@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from k3s_ha_agent.k3s.kine import KineSummary
+from k3s_ha_agent.k3s.layout import Layout
 from k3s_ha_agent.model import CheckStatus, Datastore, Kind
 from k3s_ha_agent.preflight.cluster import ClusterFacts
-from k3s_ha_agent.preflight.results import Missing
+from k3s_ha_agent.preflight.results import Missing, known
 from k3s_ha_agent.preflight.run import refused, registry, run
+from k3s_ha_agent.preflight.sources import ask_members
 from tests.unit.preflight.joining import may_join
 from tests.unit.preflight.subjects import files, good
 
@@ -79,6 +82,21 @@ async def test_what_another_check_refuses_is_passed_over(summary: KineSummary) -
     results = {r.name: r for r in await run(Kind.MIGRATE, subject)}
     assert [r.name for r in refused(results.values())] == ["datastore"]
     assert results["sqlite"].found == results["quota"].found == "Not looked at: see the check datastore."
+
+
+async def test_of_a_stopped_k3s_the_way_back_names_the_unit_alone(summary: KineSummary, tmp_path: Path) -> None:
+    """Its etcd does not answer because k3s does not run: that, and what to do about it, is what is told."""
+    subject = good(Kind.ROLLBACK, summary)
+    members = await ask_members(Layout(tmp_path))
+    silent = dataclasses.replace(subject, members=members)
+    (alone,) = refused(await run(Kind.ROLLBACK, silent))
+    assert alone.name == "sole-member" and "what k3s says of its etcd" in alone.remedy, "k3s runs, so this is why"
+
+    stopped = dataclasses.replace(silent, unit=dataclasses.replace(known(subject.unit), active_state="failed"))
+    results = await run(Kind.ROLLBACK, stopped)
+    (unit,) = refused(results)
+    assert unit.name == "unit" and "an-etcd-that-does-not-come-up-any-more" in unit.remedy
+    assert "Not looked at: see the check unit." in {r.found for r in results if r.name == "sole-member"}
 
 
 async def test_passing_over_needs_the_other_check_to_have_refused(summary: KineSummary) -> None:
