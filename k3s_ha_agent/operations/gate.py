@@ -13,13 +13,13 @@ from pathlib import Path
 
 from k3s_ha_agent.errors import ConfigurationError
 from k3s_ha_agent.k3s.layout import Layout
+from k3s_ha_agent.settings import GATE
 
-NAME = "zz-k3s-ha-agent-gate.conf"
 _PLAIN = re.compile(r"[A-Za-z0-9._/@+-]+")
 
 
 def path(systemd_dir: Path, unit: str) -> Path:
-    return systemd_dir / f"{unit}.d" / NAME
+    return systemd_dir / f"{unit}.d" / GATE
 
 
 HELP = "systemctl start k3s-ha-agent-rescue.service"

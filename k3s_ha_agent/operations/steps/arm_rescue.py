@@ -12,9 +12,8 @@ from k3s_ha_agent.k3s.layout import Layout
 from k3s_ha_agent.operations import gate
 from k3s_ha_agent.operations.plan import Run
 from k3s_ha_agent.operations.threads import in_thread
+from k3s_ha_agent.settings import RESCUE_SERVICE, RESCUE_TIMER
 
-TIMER = "k3s-ha-agent-rescue.timer"
-SERVICE = "k3s-ha-agent-rescue.service"
 NOTHING = "none"
 """The goal of a join's rescue: the server as it was, without a datastore."""
 MARGIN = 30.0
@@ -52,7 +51,7 @@ class ArmRescue:
             more["unit_file_state"] = state.unit_file_state
             await run.set_rescue(**await in_thread(self._rescue, run), **more)
         await self.units.start_transient_timer(
-            TIMER,
+            RESCUE_TIMER,
             after=self.timeout + self.undo_timeout + MARGIN,
             description=f"Rescues k3s (goal: {self.goal}) if {run.operation.kind} {run.operation.id} does not end",
         )
@@ -72,11 +71,11 @@ class ArmRescue:
         }
 
     async def verify(self, run: Run) -> None:
-        state = await self.units.state(TIMER)
+        state = await self.units.state(RESCUE_TIMER)
         if state.active_state != "active":
             raise StepFailed(
                 f"The rescue timer is {state.active_state}, not active.",
-                next_step=f"Look at systemctl status {TIMER} and {SERVICE}.",
+                next_step=f"Look at systemctl status {RESCUE_TIMER} and {RESCUE_SERVICE}.",
             )
 
     async def undo(self, run: Run) -> None:
@@ -100,7 +99,7 @@ class DisarmRescue:
         await disarm(self.units)
 
     async def verify(self, run: Run) -> None:
-        state = await self.units.state(TIMER)
+        state = await self.units.state(RESCUE_TIMER)
         if state.active_state == "active":
             raise StepFailed("The rescue timer is still active.")
 
@@ -110,7 +109,7 @@ class DisarmRescue:
 
 async def disarm(units: Units) -> None:
     """Stop the timer; one that is gone (fired, rebooted) is as good."""
-    state = await units.state(TIMER)
+    state = await units.state(RESCUE_TIMER)
     if state.load_state != "not-found" and state.active_state != "inactive":
-        job = await units.stop_unit(TIMER)
+        job = await units.stop_unit(RESCUE_TIMER)
         await job.wait(20.0)
