@@ -30,8 +30,9 @@ the window the gate keeps k3s from starting unless exactly one datastore is in p
 
 What is tested: death of the agent and of the rescue at every point and at every system call that changes a file; a disk
 that fails, is full or read-only there; death of whole nodes, booted again (`make lab`); and failure of the power, at
-every act, on a kernel with a disk of its own, where everything that was not synced is lost (`tests/crash/power`). Not
-simulated: a disk that says it has written what it has not, and one that writes half a sector.
+every act of migrate and rollback, on a kernel with a disk of its own, where everything that was not synced is lost
+(`tests/crash/power`). Not simulated: a disk that says it has written what it has not, and one that writes half a
+sector.
 """
 
 _WORDS = {

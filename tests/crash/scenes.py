@@ -35,6 +35,9 @@ UNDO = ("start-k3s", "enable-etcd", "seal-pre-image", "stop-k3s", "close-gate", 
 ROLLBACK_WINDOW = (
     *("close-gate", "stop-k3s", "disable-etcd", "retire-etcd", "restore-sqlite", "start-k3s", "prove", "hold-still"),
 )
+ROLLBACK_AFTER = ("disarm-rescue", "open-gate", "drop-old-quarantine")
+ROLLBACK = ("check-pre-image", "arm-rescue", *ROLLBACK_WINDOW, "commit", *ROLLBACK_AFTER)
+ROLLBACK_UNDO = ("start-k3s", "restore-sqlite", "retire-etcd", "disable-etcd", "stop-k3s", "close-gate", "arm-rescue")
 
 
 class Scene:

@@ -15,7 +15,7 @@ import pytest
 
 from tests.crash.matrix import Station
 from tests.crash.mounts import SmallDisk, own_mounts
-from tests.crash.quick_node import ADDRESS, QuickNode, quick_node, wait_for
+from tests.crash.quick_node import ADDRESS, K3S, QuickNode, quick_node, wait_for
 from tests.crash.scenes import BY_NAME, FORWARD, FULL, MIGRATE, UNDO, Scene, scene, some
 from tests.dbus.harness import die_with_parent
 from tests.standin.networks import own_network
@@ -65,15 +65,21 @@ def test_the_state_directory_takes_no_record(step: str, how: str) -> None:
             node.state_disk.fill() if how == "full" else node.state_disk.read_only(True)
         wait_for(lambda: given_up_or_ended(play), "the agent has given up, and the rescue has ended")
         record = play.record()
-        if record["rescue"] and not record["committed"]:
+        brought_back = record["rescue"] and not record["committed"]
+        if brought_back:
             assert node.k3s_state() == "active" and not node.on_etcd(), "the rescue brings k3s back without a record"
             said = "\n".join(node.systemd.messages("k3s-ha-agent-rescue.service"))
             assert "FAILED to record it" in said and "k3s was brought back" in said
         assert record["phase"] != "finished", "a record was written where nothing can be"
-        node.state_disk.empty() if how == "full" else node.state_disk.read_only(False)
-        if step == "stop-k3s":
+        if brought_back and how == "read-only":
+            node.stop_agent()  # else it settles the record itself, as on the full disk
+            serving = node.systemd.unit(K3S)["main_pid"]
+            node.state_disk.read_only(False)
             assert node.fire_rescue(), "a later rescue settles the record"
-        outcome = play.curtain()  # else the agent that still runs settles it
+            assert node.systemd.unit(K3S)["main_pid"] == serving, "a k3s that was brought back already is left alone"
+        else:
+            node.state_disk.empty() if how == "full" else node.state_disk.read_only(False)
+        outcome = play.curtain()
         assert outcome == ("succeeded" if record["committed"] else "rolled_back")
 
 

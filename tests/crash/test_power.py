@@ -10,12 +10,18 @@ import json
 import pytest
 
 from tests.crash.power.machine import answer, machine
-from tests.crash.scenes import FULL, MIGRATE, ROLLBACK_WINDOW, UNDO
+from tests.crash.scenes import FULL, MIGRATE, ROLLBACK, ROLLBACK_UNDO, UNDO
 
 POINTS = [
-    *[("migrate forward", f"{when} do {step}") for step in MIGRATE for when in ("before", "after")],
-    *[("migrate back", f"{when} undo {step}") for step in UNDO for when in ("before", "after")],
-    *[("rollback forward", f"after do {step}") for step in ROLLBACK_WINDOW],
+    (way, f"{when} {act} {step}")
+    for way, act, steps in (
+        ("migrate forward", "do", MIGRATE),
+        ("migrate back", "undo", UNDO),
+        ("rollback forward", "do", ROLLBACK),
+        ("rollback back", "undo", ROLLBACK_UNDO),
+    )
+    for step in steps
+    for when in ("before", "after")
 ]
 SHARE = [
     ("migrate forward", "after do enable-etcd"),
