@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import http
 import json
 import socket
 import ssl
@@ -21,11 +22,12 @@ from aiohttp import web
 from k3s_ha_agent.api import problems
 from k3s_ha_agent.api.access import Caller
 from k3s_ha_agent.api.service import Limits
-from k3s_ha_agent.errors import BadRequest, Unavailable
+from k3s_ha_agent.errors import AgentError, BadRequest, Unavailable
 
 log = structlog.get_logger("k3s_ha_agent.api")
 
 
+_NO_HTTP_SAID = "The request is not HTTP/1.1 as it should be."
 _PARTING = 1.0
 """Seconds for telling a caller that there is no room."""
 
@@ -60,6 +62,17 @@ class Connection(web.RequestHandler):
         self.on_lost(self)
         super().connection_lost(exc)
 
+    def data_received(self, data: bytes) -> None:
+        try:
+            super().data_received(data)
+        except ValueError as error:
+            # aiohttp's parser lets out what it is told of a target like http://[::1
+            log.debug("What came is no HTTP.", reason=str(error))
+            if self.transport is not None:
+                if not self.busy:
+                    self.transport.write(_NO_HTTP)
+                self.transport.close()
+
     def handle_error(
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
     ) -> web.StreamResponse:
@@ -70,7 +83,7 @@ class Connection(web.RequestHandler):
             log.error("A request failed below the API; this is a bug.", exc_info=exc)
         else:
             log.debug("What came is no HTTP.", reason=str(message))
-        answer = problems.response(BadRequest("The request is not HTTP/1.1 as it should be."), "")
+        answer = problems.response(BadRequest(_NO_HTTP_SAID), "")
         if status >= 500:
             answer = problems.response(problems.bug("aiohttp.server"), "")
         answer.headers["Server"] = "k3s-ha-agent"
@@ -192,14 +205,21 @@ def _abort(connection: Connection) -> None:
         connection.transport.abort()
 
 
-def _full() -> bytes:
-    error = Unavailable("The agent has too many connections.", next_step="Ask again in some seconds.")
+def _last_words(error: AgentError, *headers: str) -> bytes:
+    """An answer on the wire, without aiohttp; the connection ends with it."""
     body = json.dumps(problems.document(error, "")).encode()
     head = (
-        f"HTTP/1.1 503 Service Unavailable\r\nContent-Type: {problems.CONTENT_TYPE}\r\n"
-        f"Content-Length: {len(body)}\r\nRetry-After: {problems.RETRY_AFTER}\r\nConnection: close\r\n\r\n"
+        f"HTTP/1.1 {error.status} {http.HTTPStatus(error.status).phrase}",
+        f"Content-Type: {problems.CONTENT_TYPE}",
+        f"Content-Length: {len(body)}",
+        *headers,
+        "Connection: close",
     )
-    return head.encode() + body
+    return "\r\n".join((*head, "", "")).encode() + body
 
 
-_FULL = _full()
+_FULL = _last_words(
+    Unavailable("The agent has too many connections.", next_step="Ask again in some seconds."),
+    f"Retry-After: {problems.RETRY_AFTER}",
+)
+_NO_HTTP = _last_words(BadRequest(_NO_HTTP_SAID))

@@ -106,9 +106,8 @@ class ApiServer:
         app = web.Application(middlewares=[self._answer])
         app.on_response_prepare.append(_common_headers)
         for route in self.routes:
-            app.router.add_route(route.method, route.path, self._guarded(route))
-            if route.method == "GET":
-                app.router.add_route("HEAD", route.path, self._guarded(route))
+            for method in ("GET", "HEAD") if route.method == "GET" else (route.method,):
+                app.router.add_route(method, route.path, self._guarded(route), expect_handler=_expected)
         return app
 
     def _guarded(self, route: Route) -> Next:
@@ -191,6 +190,13 @@ class ApiServer:
             if isinstance(connection, Connection):
                 connection.busy -= 1
                 connection.last = asyncio.get_running_loop().time()
+
+
+async def _expected(request: web.Request) -> None:
+    """What else than 100-continue is expected is passed over (RFC 9110, 10.1.1); aiohttp's refusal is plain text."""
+    if request.version >= (1, 1) and request.headers.get("Expect", "").lower() == "100-continue":
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0
 
 
 async def _common_headers(request: web.Request, response: web.StreamResponse) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,13 @@ def duration(text: str) -> str:
         parse_duration(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+    return text
+
+
+def idempotency_key(text: str) -> str:
+    """A key as the API takes it: what is no header value would fail when it is sent."""
+    if not re.fullmatch(r"[\x21-\x7e]{1,255}", text):
+        raise argparse.ArgumentTypeError("not 1 to 255 visible ASCII characters; a UUID is a good key")
     return text
 
 
@@ -200,7 +208,10 @@ def _add_operation(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--detach", action="store_true", help="do not follow it; print its id")
     parser.add_argument("-y", "--yes", action="store_true", help="do not ask for confirmation on a terminal")
     parser.add_argument(
-        "--idempotency-key", metavar="KEY", help="asking again with the same key is the same operation, not another"
+        "--idempotency-key",
+        type=idempotency_key,
+        metavar="KEY",
+        help="asking again with the same key is the same operation, not another",
     )
     _add_reconnect(parser)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -42,6 +43,10 @@ def rows(backups: list[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     ]
 
 
+def _target(operation_id: str) -> str:
+    return f"/v1/backups/{quote(os.fsencode(operation_id), safe='')}"
+
+
 def listed(arguments: argparse.Namespace, client: Client, output: Output) -> int:
     answer = client.get("/v1/backups")
     if output.as_json:
@@ -54,7 +59,10 @@ def listed(arguments: argparse.Namespace, client: Client, output: Output) -> int
 def verify(arguments: argparse.Namespace, client: Client, output: Output) -> int:
     """1 when one of them is damaged."""
     wanted = arguments.id or [b["operation"] for b in client.get("/v1/backups")["backups"]]
-    found = [client.get(f"/v1/backups/{quote(each, safe='')}?verify=true", timeout=CHECKS_TIMEOUT) for each in wanted]
+    found = [
+        client.get(f"/v1/backups/{quote(os.fsencode(each), safe='')}?verify=true", timeout=CHECKS_TIMEOUT)
+        for each in wanted
+    ]
     if output.as_json:
         output.json({"backups": found})
     else:
@@ -75,7 +83,7 @@ def prune(arguments: argparse.Namespace, client: Client, output: Output) -> int:
         doomed = [b for b in there if b["operation"] in arguments.id]
         names = {b["operation"] for b in doomed}
         for missing in [name for name in arguments.id if name not in names]:
-            client.get(f"/v1/backups/{quote(missing, safe='')}")
+            client.get(_target(missing))
     if not output.as_json:
         if not doomed:
             why = "every pre-image is needed" if len(free) < len(there) else "there is no pre-image"
@@ -92,7 +100,7 @@ def prune(arguments: argparse.Namespace, client: Client, output: Output) -> int:
     removed: list[Mapping[str, Any]] = []
     try:
         for backup in doomed:
-            removed.append(client.delete(f"/v1/backups/{quote(backup['operation'], safe='')}"))  # noqa: PERF401
+            removed.append(client.delete(_target(backup["operation"])))  # noqa: PERF401
     except Problem:
         output.note(f"{len(removed)} of {len(doomed)} were removed.")
         raise

@@ -46,7 +46,7 @@ def again(arguments: Arguments, *said: str) -> str:
 
 
 def operation_target(operation_id: str) -> str:
-    return f"/v1/operations/{quote(operation_id, safe='')}"
+    return f"/v1/operations/{quote(os.fsencode(operation_id), safe='')}"
 
 
 def status(arguments: Arguments, client: Client, output: Output) -> int:

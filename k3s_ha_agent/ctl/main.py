@@ -13,12 +13,13 @@ from k3s_ha_agent.ctl.arguments import build_parser, check
 from k3s_ha_agent.ctl.client import Client, Problem
 from k3s_ha_agent.ctl.commands import CHECKS, COMMANDS, INTERRUPTED, Arguments, again
 from k3s_ha_agent.ctl.endpoint import Endpoint, UnixSocket, remote
-from k3s_ha_agent.ctl.output import Output
+from k3s_ha_agent.ctl.output import NotWritten, Output, silence
 from k3s_ha_agent.errors import AgentError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit codes are those of errors.py and of ``--help``."""
+    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # A sign the terminal has not got must not stop a rollback from being reported.
@@ -41,9 +42,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output has left; Python would complain once more while it exits.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever read our output has left.
+        silence(sys.stdout)
         return 1
+    except NotWritten as error:
+        silence(sys.stdout)
+        output.note(f"error: {error}")
+        return 1
+
+
+def _open_closed_streams() -> None:
+    """A stream that was closed (``>&-``) is None to Python, and its number would be given to the next file."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: PTH123, SIM115 - as long as the process
 
 
 def _endpoint(arguments: Arguments) -> Endpoint:

@@ -43,6 +43,15 @@ GAP = 3
 """Blanks rich draws between two columns."""
 
 
+class NotWritten(Exception):
+    """What was asked for cannot be printed: the disk is full, the terminal is gone."""
+
+
+def silence(stream: TextIO) -> None:
+    """Drop what could not be written; Python would try once more while it exits, and complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 class Output:
     """Where everything is printed."""
 
@@ -63,14 +72,25 @@ class Output:
         return Console(file=self.out, no_color=self.no_color, highlight=False, markup=False, emoji=False)
 
     def line(self, text: str = "") -> None:
-        print(clean(text), file=self.out, flush=True)
+        self._print(clean(text))
 
     def note(self, text: str) -> None:
-        """For people, beside what a script reads."""
-        print(clean(text), file=self.err, flush=True)
+        """For people, beside what a script reads; where nobody can read it, the exit code still says it."""
+        try:
+            print(clean(text), file=self.err, flush=True)
+        except OSError:
+            silence(self.err)
 
     def json(self, value: Any) -> None:
-        print(json.dumps(value, indent=2), file=self.out, flush=True)
+        self._print(json.dumps(value, indent=2))
+
+    def _print(self, text: str) -> None:
+        try:
+            print(text, file=self.out, flush=True)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise NotWritten(f"The output cannot be written: {error.strerror}.") from error
 
     def facts(self, facts: Iterable[tuple[str, str]]) -> None:
         """Names and values, one a line."""

@@ -39,6 +39,7 @@ async def say(api: Running, data: bytes) -> bytes:
         b"GET /livez HTTP/1.1\r\nX: " + b"a" * 20000 + b"\r\n\r\n",
         b"GET /" + b"a" * 20000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
         b"G\x00T /livez HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET http://[::1/livez HTTP/1.1\r\nHost: x\r\n\r\n",
     ],
     ids=lambda data: repr(data[:24]),
 )
@@ -58,6 +59,16 @@ async def test_what_is_no_http_is_told_so(
     assert "Traceback" not in printed and not [r for r in caplog.records if r.levelno >= logging.WARNING]
     assert not api.manager.operations
     assert (await api.ask("GET", "/livez"))[0] == 200
+
+
+@pytest.mark.parametrize(("expect", "begin"), [("200-maybe", b"HTTP/1.1 415 "), ("100-continue", b"HTTP/1.1 100 ")])
+async def test_an_expectation_that_is_not_known_changes_no_answer(start: Start, expect: str, begin: bytes) -> None:
+    api = await start()
+    head = ("POST /v1/migrate HTTP/1.1", "Host: x", f"Expect: {expect}", "Content-Length: 2", "Connection: close")
+    answer = await say(api, "\r\n".join((*head, "", "{}")).encode())
+    assert answer.startswith(begin), answer
+    assert b" 415 " in answer and b"application/problem+json" in answer
+    assert json.loads(answer.rpartition(b"\r\n\r\n")[2])["code"] == "unsupported-media-type"
 
 
 async def test_a_connection_that_never_asks_is_ended(start: Start) -> None:

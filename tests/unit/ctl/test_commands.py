@@ -331,3 +331,41 @@ def test_a_terminal_that_knows_only_ascii(agent: Agent) -> None:
     result = scene.run("preflight", env=environment(PYTHONIOENCODING="ascii"))
     assert (result.code, result.err) == (0, "")
     assert "? v1.22.2" in result.out
+
+
+@pytest.mark.parametrize("arguments", [("status",), ("preflight", "-o", "json")])
+def test_output_that_cannot_be_written(agent: Agent, arguments: tuple[str, ...]) -> None:
+    scene = agent()
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            scene.command(*arguments), stdout=full, stderr=subprocess.PIPE, text=True, env=environment(), cwd=ROOT
+        )
+    assert done.returncode == 1
+    assert done.stderr == "error: The output cannot be written: No space left on device.\n"
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_streams_that_are_closed_are_done_without(agent: Agent, closed: str) -> None:
+    scene = agent(hold_at="stop-k3s")
+    command = shlex.join(scene.command("migrate", "--detach"))
+    done = subprocess.run(
+        ["sh", "-c", f"{command} {closed}"], capture_output=True, text=True, env=environment(), cwd=ROOT
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert ("began" in done.stdout) == (">&-" not in closed.replace("2>&-", ""))
+    assert scene.run("operations", "-o", "json").json["operations"][0]["kind"] == "migrate"
+
+
+@pytest.mark.parametrize("key", ["\u043a\u043b\u044e\u0447", "a\nb", "a b", "", "x" * 256])
+def test_a_key_that_is_none_is_a_slip_and_nothing_is_asked(agent: Agent, key: str) -> None:
+    scene = agent()
+    result = scene.run("migrate", "--idempotency-key", key)
+    assert result.code == 2 and "visible ASCII" in result.err and "went away" not in result.err
+    assert scene.run("operations", "-o", "json").json["operations"] == []
+
+
+@pytest.mark.parametrize("command", ["operations", "watch", "abort", "backups verify", "backups prune"])
+def test_an_id_that_is_no_text(agent: Agent, command: str) -> None:
+    result = agent().run("-o", "json", *command.split(), "a\udcffb")
+    assert (result.code, result.json["code"]) == (2, "not-found")
+    assert "Traceback" not in result.err
