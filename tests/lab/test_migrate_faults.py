@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.lab.halting import go_on, halt_at, wait_until_halted
 from tests.lab.lab import Lab
 from tests.lab.node import AGENT, K3S, Node
 from tests.lab.scenarios import (
@@ -126,6 +127,24 @@ def test_a_half_copy_is_not_started_by_hand(server: Node) -> None:
     assert (ended["outcome"], ended["failed_evidence"]) == ("rolled_back", ["copy-finished"])
     on_sqlite_as_before(server, before)
     never_called_a_success(server)
+
+
+def test_what_is_written_until_the_very_stop_comes_back(new_server: Callable[..., Node]) -> None:
+    """The copy of step 1 is made while k3s serves; what users write after it is in the sealed copy alone."""
+    node = new_server("n2", rows=60, faults={"skip_key_number": 100}, agent={"stability_window": "1s"})
+    halt_at(node, "after do save-pre-image")
+    operation = begin(node)
+    wait_until_halted(node, "after do save-pre-image")
+    node.create_config_map("written-late", text="after the copy, before the stop")
+    before = look(node)
+    go_on(node)
+
+    ended = wait_until_finished(node, operation)
+
+    assert (ended["outcome"], ended["failed_evidence"]) == ("rolled_back", ["data-equal"])
+    assert "/registry/configmaps/default/written-late" in before.keys
+    on_sqlite_as_before(node, before)
+    never_called_a_success(node)
 
 
 def test_a_way_back_that_cannot_be_proven_is_said_aloud(new_server: Callable[..., Node]) -> None:

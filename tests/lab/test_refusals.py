@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from k3s_ha_agent.model import Kind
+from k3s_ha_agent.preflight.run import checks_for
 from tests.lab.lab import Lab
 from tests.lab.node import AGENT, K3S, SERVER, Node
 from tests.lab.scenarios import (
@@ -261,6 +263,12 @@ def test_refused_and_nothing_changed(server: Node, name: str) -> None:
         assert everything(server) == before
         assert k3s_unit(server) == unit
         assert records(server) == []
+
+
+def test_every_check_that_refuses_has_a_case() -> None:
+    """A new check that can refuse a migration is brought about here, too."""
+    refusing = {check.name for check in checks_for(Kind.MIGRATE) if check.about.refuses}
+    assert {check for check, _ in CASES.values()} == refusing - {"unfinished-operation"}
 
 
 def test_a_server_on_etcd_is_refused(server: Node) -> None:
