@@ -18,7 +18,7 @@ ARGS :=
 
 include packaging/packaging.mk
 
-.PHONY: help setup lab-root lint format unit newest standin dbus api client fleet crash soak lab bench demo test clean distclean
+.PHONY: help setup lab-root lint format unit newest standin dbus generate contract api client fleet crash soak lab bench demo test clean distclean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20

@@ -114,6 +114,10 @@ def test_what_the_agent_costs(server: Node, capsys: pytest.CaptureFixture[str]) 
         assert found is not None, said.stdout
         exposure[unit] = float(found[1])
     assert max(exposure.values()) <= 2.5, exposure
+    verified = server.exec(
+        ["systemd-analyze", "verify", "--man=no", *(f"/usr/lib/systemd/system/{u}" for u in exposure)]
+    )
+    assert "k3s-ha-agent" not in verified.stderr, verified.stderr
     shown = server.show(AGENT, "MainPID", "InactiveExitTimestampMonotonic", "ActiveEnterTimestampMonotonic")
     status = server.exec(["cat", f"/proc/{shown['MainPID']}/status"]).stdout
     assert re.search(r"^Seccomp:\s+2$", status, re.M), "the sandbox of its unit does not hold"

@@ -16,6 +16,7 @@ from tests.lab.scenarios import (
     DONE,
     GATE,
     MEMBER_WAL,
+    QUARANTINE,
     RESCUE,
     ROLLBACK_FAILED,
     ROLLED_BACK,
@@ -107,6 +108,7 @@ def test_a_half_copy_is_not_started_by_hand(server: Node) -> None:
     sabotage(server, speed={"put_delay": 0.005}, die_after_keys=200)
     before = look(server)
     assert "/registry/configmaps/default/in-the-wal-alone" in before.keys.keys() - server.kine_live(wal=False).keys()
+    wal = server.path(f"{DB}/state.db-wal").stat().st_ino
     operation = begin(server)
     wait_for_copy(server)
     server.systemctl("kill", "--kill-who=main", "--signal=STOP", AGENT)
@@ -126,6 +128,8 @@ def test_a_half_copy_is_not_started_by_hand(server: Node) -> None:
     ended = wait_until_finished(server, operation)
     assert (ended["outcome"], ended["failed_evidence"]) == ("rolled_back", ["copy-finished"])
     on_sqlite_as_before(server, before)
+    # Beside the pre-image it would be read as newer than that ("ten facts" 6).
+    assert server.path(f"{QUARANTINE}/{operation}/state.db-wal").stat().st_ino == wal, "the old WAL was left in place"
     never_called_a_success(server)
 
 
