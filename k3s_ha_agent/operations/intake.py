@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from k3s_ha_agent.errors import Conflict, InvalidBody, LostWritesNotConfirmed, PreflightFailed
+from k3s_ha_agent.errors import Conflict, InvalidBody, LostWritesNotConfirmed, PreflightFailed, TokenError
 from k3s_ha_agent.k3s import bootstrap
 from k3s_ha_agent.k3s.layout import Layout
 from k3s_ha_agent.k3s.token import Token
@@ -96,6 +96,19 @@ class Draft:
             )
 
 
+def _whole(token: str, key: str) -> str:
+    """The token. InvalidBody names the key of the body when it can be none of any cluster."""
+    try:
+        Token.parse(token)
+    except TokenError as error:
+        raise InvalidBody(
+            error.detail,
+            next_step=error.next_step or "It is /var/lib/rancher/k3s/server/token of a server of the cluster.",
+            key=key,
+        ) from error
+    return token
+
+
 class Intake:
     """Turns requests into drafts; changes nothing."""
 
@@ -140,11 +153,11 @@ class Intake:
         if not isinstance(request, requests.JoinRequest):
             return None
         if request.token is not None:
-            return request.token
+            return _whole(request.token, "token")
         path = Path(str(request.token_file))
         try:
-            return (await in_thread(path.read_text)).strip()
-        except (OSError, UnicodeDecodeError) as error:
+            return _whole((await in_thread(path.read_text)).strip(), "token_file")
+        except (OSError, ValueError) as error:  # ValueError: what is not text, and a name with a zero byte
             why = getattr(error, "strerror", None) or "it is not text"
             raise InvalidBody(
                 f"token_file {path} cannot be read: {why}.",

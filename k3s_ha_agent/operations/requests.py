@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 import urllib.parse
 from collections.abc import Mapping
 from typing import Any
@@ -70,8 +71,7 @@ def parse(kind: Kind, body: Mapping[str, Any]) -> Request:
     keys = dict.fromkeys(("server", "token", "token_file", "on_conflict"), str) | {"timeout": "d", "stability": "d"}
     join = JoinRequest(**_values(kind, body, keys))
     _one_of("on_conflict", join.on_conflict, ("refuse", "wait"))
-    url = urllib.parse.urlsplit(join.server)
-    if url.scheme != "https" or not url.hostname or url.path not in ("", "/") or url.username:
+    if not _is_server(join.server):
         raise InvalidBody(
             'server must be the URL of a server of the cluster, like "https://10.0.0.1:6443".', key="server"
         )
@@ -82,6 +82,18 @@ def parse(kind: Kind, body: Mapping[str, Any]) -> Request:
             key="token_file",
         )
     return dataclasses.replace(join, server=join.server.rstrip("/"))
+
+
+def _is_server(text: str) -> bool:
+    """``https://host:port`` and nothing else, for it goes into k3s's configuration and the record. Whether host and
+    port can be reached is for a check (``target-url``)."""
+    if not re.fullmatch(r"[\x21-\x7e]+", text):  # urlsplit takes line breaks out by itself
+        return False
+    try:
+        url = urllib.parse.urlsplit(text)
+    except ValueError:  # [::1 without its bracket
+        return False
+    return url.scheme == "https" and bool(url.hostname) and url.path in ("", "/") and not set("@?#") & set(text)
 
 
 def refuse_keep(request: RollbackRequest) -> None:

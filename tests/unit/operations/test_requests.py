@@ -10,6 +10,14 @@ from k3s_ha_agent.errors import InvalidBody, NotImplementedYet
 from k3s_ha_agent.model import Kind
 from k3s_ha_agent.operations import requests
 
+NO_SERVERS = (
+    "https://[::1",
+    "https://:password@10.0.0.1:6443",
+    "https://10.0.0.1:6443?a=b",
+    "https://10.0.0.1:6443#a",
+    "https://10.0.0.1\n:6443",
+    "https://10.0.0 1:6443",
+)
 JOIN = {"server": "https://10.0.0.1:6443", "token": "K10abc::server:secret"}
 
 
@@ -20,12 +28,14 @@ JOIN = {"server": "https://10.0.0.1:6443", "token": "K10abc::server:secret"}
         (Kind.MIGRATE, {"timeout": 300}, "timeout"),
         (Kind.MIGRATE, {"timeout": "5 minutes"}, "timeout"),
         (Kind.MIGRATE, {"timeout": "48h"}, "timeout"),
+        (Kind.MIGRATE, {"timeout": "\u0663s"}, "timeout"),
         (Kind.MIGRATE, {"accept_slow_disk": "yes"}, "accept_slow_disk"),
         (Kind.MIGRATE, {"method": "magic"}, "method"),
         (Kind.MIGRATE, {"dry_run": 1}, "dry_run"),
         (Kind.ROLLBACK, {"writes": "some"}, "writes"),
         (Kind.JOIN, {"server": "http://10.0.0.1:6443", "token": "t"}, "server"),
         (Kind.JOIN, {"server": "https://user@10.0.0.1:6443", "token": "t"}, "server"),
+        *((Kind.JOIN, {"server": server, "token": "t"}, "server") for server in NO_SERVERS),
         (Kind.JOIN, {"server": "https://10.0.0.1:6443"}, "token_file"),
         (Kind.JOIN, {**JOIN, "token_file": "/x"}, "token_file"),
         (Kind.JOIN, {**JOIN, "on_conflict": "fight"}, "on_conflict"),
