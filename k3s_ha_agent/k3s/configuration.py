@@ -38,6 +38,8 @@ __all__ = [
 
 DEFAULT_CONFIG = Path("/etc/rancher/k3s/config.yaml")
 DROP_IN = "zz-k3s-ha-agent.yaml"
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""libyaml's, as yaml.v2, which k3s uses, is a port of libyaml: PyYAML's own refuses a tab between tokens."""
 _ROLES: tuple[Literal["server"], Literal["agent"]] = ("server", "agent")
 
 
@@ -104,7 +106,9 @@ def parse_exec(argv: Sequence[str]) -> tuple[Literal["server", "agent"], list[tu
     """The role and the flags of a k3s command line, in order; a boolean flag alone is ``true``.
 
     A flag this module does not know takes the next argument for its value unless that looks like
-    a flag. ConfigurationError when the command line is not one of ``k3s server`` or ``k3s agent``.
+    a flag. ConfigurationError when the command line is not one of ``k3s server`` or ``k3s agent``, or
+    when flags come after a word that is no flag's value: k3s up to 2024 (urfave/cli v1, reorderArgs)
+    mostly heeds them, later releases do not.
     """
     start = next((i for i, word in enumerate(argv) if i > 0 and word in _ROLES), None)
     if start is None:
@@ -131,17 +135,32 @@ def parse_exec(argv: Sequence[str]) -> tuple[Literal["server", "agent"], list[tu
             value = pending or ""
             pending = next(words, None)
         given.append((name, value))
+    if pending is not None and any(word.startswith("-") for word in _before_dashes([pending, *words])):
+        # Neither the word nor the flags are shown: one of them may be a secret.
+        raise ConfigurationError(
+            f"On the unit's command line a word after {'--' + given[-1][0] if given else role} belongs to no flag, "
+            "and flags follow it; releases of k3s differ in whether they heed those.",
+            next_step="Take the word out of the unit: an empty ${VARIABLE} is one too, a boolean flag takes its "
+            "value only after =, and a list is repeated (--disable a --disable b) or separated by commas.",
+        )
     return role, given
+
+
+def _before_dashes(words: Sequence[str]) -> Sequence[str]:
+    """Behind ``--`` nothing is a flag. A single ``-`` is none either."""
+    end = words.index("--") if "--" in words else len(words)
+    return [word for word in words[:end] if word != "-"]
 
 
 def parse_config_yaml(text: str, source: str = "config.yaml") -> list[tuple[str, bool, list[str]]]:
     """The keys of a k3s configuration file in order: name as written, whether ``key+`` appends, values.
 
     A scalar gives one value, a list as many as it has; values as Go prints them (``true``,
-    ``6443``). ConfigurationError naming ``source`` when it is not a YAML mapping.
+    ``6443``). Of several documents k3s reads the first (gopkg.in/yaml.v2, Unmarshal).
+    ConfigurationError naming ``source`` when it is not a YAML mapping.
     """
     try:
-        data = yaml.safe_load(text)
+        data = next(yaml.load_all(text, _LOADER), None)
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
         # The problem and its place, never the line itself: it may hold a token.
         mark = getattr(error, "problem_mark", None)

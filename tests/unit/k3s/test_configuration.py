@@ -52,7 +52,9 @@ def test_command_line_of_the_recording() -> None:
         ]),
         (["-cluster-init", "-token", "x"], [("cluster-init", "true"), ("token", "x")]),
         (["--cluster-init=false"], [("cluster-init", "false")]),
-        (["--cluster-init", "false", "--token", "x"], [("cluster-init", "true")]),  # Go stops at the word
+        (["--cluster-init", "false"], [("cluster-init", "true")]),  # the word belongs to nothing
+        (["--disable", "traefik", "servicelb"], [("disable", "traefik")]),
+        (["--token", "x", "stray", "--", "--cluster-init"], [("token", "x")]),
         (["--kubelet-arg", "--v=4", "--debug"], [("kubelet-arg", "--v=4"), ("debug", "true")]),
         (["--token", "--cluster-init"], [("token", "--cluster-init")]),
         (["--brand-new-flag", "value", "--token", "x"], [("brand-new-flag", "value"), ("token", "x")]),
@@ -64,6 +66,21 @@ def test_command_line_of_the_recording() -> None:
 )  # fmt: skip
 def test_forms_of_flags(words: list[str], given: list[tuple[str, str]]) -> None:
     assert parse_exec([K3S, "server", *words]) == ("server", given)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--cluster-init", "false", "--token", "x"],
+        ["--disable", "traefik", "servicelb", "--datastore-endpoint=mysql://x"],
+        ["", "--server", "https://x:6443"],  # what ${K3S_EXTRA} leaves when it is not set
+        ["-", "--data-dir", "/data"],
+    ],
+)
+def test_flags_behind_a_stray_word_are_not_guessed(words: list[str]) -> None:
+    with pytest.raises(ConfigurationError, match="belongs to no flag") as caught:
+        parse_exec([K3S, "server", *words])
+    assert "mysql" not in str(caught.value)
 
 
 def test_role() -> None:
@@ -350,3 +367,24 @@ def test_what_the_installer_writes(tmp_path: Path) -> None:
         ["/bin/sh", "-c", f'. "{path}"; printf %s "$K3S_TOKEN"'], capture_output=True, text=True, check=True, timeout=60
     )
     assert parse_environment_file(path.read_text())["K3S_TOKEN"] == shell.stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "keys"),
+    [
+        ("cluster-cidr: 10.42.0.0/16\t\ntoken:\tx\t# ours\n", ["cluster-cidr", "token"]),
+        ("---\ndisable: traefik\n---\ndatastore-endpoint: mysql://x\n", ["disable"]),
+        ("disable: traefik\n---\n", ["disable"]),
+        ("\ufeffdisable: traefik\r\n", ["disable"]),
+        ("---\n", []),
+        ("# nothing\n", []),
+        ("", []),
+    ],
+)
+def test_yaml_that_k3s_takes_is_taken(text: str, keys: list[str]) -> None:
+    """k3s's parser is libyaml's grammar: a tab may part tokens; and it reads the first document only."""
+    assert [name for name, _, _ in parse_config_yaml(text)] == keys
+
+
+def test_values_have_no_tab_of_the_line() -> None:
+    assert parse_config_yaml("cluster-cidr: 10.42.0.0/16\t\n") == [("cluster-cidr", False, ["10.42.0.0/16"])]
