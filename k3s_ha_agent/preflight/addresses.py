@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterable
 
 from k3s_ha_agent.host.addresses import InterfaceAddress
@@ -18,8 +19,18 @@ def parts(configuration: Configuration, flag: str) -> list[str]:
 
 
 def pinned(configuration: Configuration) -> list[str]:
-    """The addresses of ``node-ip``. etcd's peer address is the first of them (M17)."""
-    return parts(configuration, "node-ip")
+    """The addresses of ``node-ip``, as Go and the Node write them; etcd's peer address is the first of them (M17).
+
+    What is no address stays as it is: the check ``dual-stack`` says so.
+    """
+    return [_written(part) for part in parts(configuration, "node-ip")]
+
+
+def _written(text: str) -> str:
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        return text
 
 
 def default_interface(routes: str) -> str | None:

@@ -90,7 +90,13 @@ CASES: list[Case] = [
         (CONFIG, "systemctl restart k3s.service"),
         "newer-config",
     ),
-    *for_both("pending-changes", WARNED, replaced(unit=unit(need_daemon_reload=True)), ("daemon-reload",), "reload"),
+    *for_both(
+        "pending-changes",
+        REFUSED,
+        replaced(unit=unit(need_daemon_reload=True)),
+        ("as it read them before they were changed", "systemctl daemon-reload", "systemctl restart k3s.service"),
+        "reload",
+    ),
     # --- versions
     migrate(
         "version",
@@ -245,6 +251,13 @@ CASES: list[Case] = [
         both(unpinned, with_addresses(dynamic=("10.99.0.11",))),
         ("limited lifetime", "node-ip: 10.99.0.11"),
         "dhcp",
+    ),
+    migrate(
+        "dual-stack",
+        REFUSED,
+        plain("--service-cidr=10.43.0.0/16,10.43"),
+        ("'10.43' does not appear", "systemctl restart"),
+        "no-network",
     ),
     migrate(
         "dual-stack",

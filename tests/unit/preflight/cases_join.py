@@ -229,4 +229,5 @@ JOIN_CASES: list[Case] = [
     join("slow-disk", WARNED, slow(0.02), "20ms"),
     join("clock", WARNED, replaced(clock_synchronised=False), "not synchronised"),
     join("dual-stack", WARNED, two_families, "IPv4 and IPv6"),
+    join("dual-stack", REFUSED, flags("--node-ip", "10.99.0"), "'10.99.0' does not appear"),
 ]

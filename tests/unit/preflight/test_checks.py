@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from k3s_ha_agent.host.resources import Disk, FsyncProbe, Memory
+from k3s_ha_agent.k3s.apiserver import Node
 from k3s_ha_agent.k3s.configuration import effective
 from k3s_ha_agent.k3s.kine import KineSummary
 from k3s_ha_agent.k3s.version import Version
@@ -91,6 +92,42 @@ async def test_etcd_arguments_are_honoured(flags: list[str], name: str, summary:
     changed = dataclasses.replace(good(Kind.MIGRATE, big), configuration=configuration(*flags))
     results = await run(Kind.MIGRATE, changed)
     assert next(r.status for r in results if r.name == name) is CheckStatus.OK
+
+
+async def test_etcd_arguments_that_a_drop_in_replaces_do_not_count(summary: KineSummary) -> None:
+    large = dataclasses.replace(summary, live_rows=100_000, live_bytes=GIB)
+    yaml = {
+        CONFIG: "etcd-arg: [quota-backend-bytes=8589934592]\n",
+        f"{CONFIG}.d/a.yaml": "etcd-arg: [heartbeat-interval=500]\n",
+    }
+    subject = dataclasses.replace(good(Kind.MIGRATE, large), configuration=configuration(yaml=yaml))
+    results = await run(Kind.MIGRATE, subject)
+    assert next(r.status for r in results if r.name == "quota") is CheckStatus.REFUSED
+    yaml[f"{CONFIG}.d/a.yaml"] = "etcd-arg+: [heartbeat-interval=500]\n"
+    results = await run(Kind.MIGRATE, dataclasses.replace(subject, configuration=configuration(yaml=yaml)))
+    assert next(r.status for r in results if r.name == "quota") is CheckStatus.OK
+
+
+async def test_an_ipv6_address_is_the_same_however_it_is_written(summary: KineSummary) -> None:
+    subject = good(Kind.MIGRATE, summary)
+    assert isinstance(subject.node, Node)
+    subject = dataclasses.replace(
+        subject,
+        configuration=effective(["/usr/local/bin/k3s", "server", "--node-ip", "2001:DB8:0:0::11"], [], []),
+        addresses=Addresses(("2001:db8::11",), (), None),
+        node=dataclasses.replace(subject.node, internal_ip="2001:db8::11"),
+    )
+    results = await run(Kind.MIGRATE, subject)
+    assert [r.name for r in results if r.status is CheckStatus.REFUSED] == []
+
+
+@pytest.mark.parametrize("said", ["node-ip: eth0", "cluster-cidr: 10.42.0.0/99", "service-cidr: [10.43.0.0/16, x]"])
+async def test_what_is_no_address_is_refused_and_no_bug(said: str, summary: KineSummary) -> None:
+    subject = dataclasses.replace(good(Kind.MIGRATE, summary), configuration=effective(
+        ["/usr/local/bin/k3s", "server"], [], [(CONFIG, said + "\n")]
+    ))  # fmt: skip
+    results = await run(Kind.MIGRATE, subject)
+    assert "dual-stack" in {r.name for r in results if r.status is CheckStatus.REFUSED}
 
 
 async def test_a_larger_quota_lets_larger_data_pass(summary: KineSummary) -> None:
