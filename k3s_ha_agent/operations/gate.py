@@ -3,6 +3,8 @@
 A persistent drop-in of the k3s unit. ``Restart=no`` because systemd's restart after five seconds
 is what turns a killed copy into a "successful" one (k3s-facts, "Seen" 1, "ten facts" 3 and 10).
 The ``ExecStartPre`` is plain ``sh`` on purpose: it must hold when our package is gone or broken.
+``TimeoutStartSec=0`` as k3s's installer has it ("ten facts" 10): the conversion has the operation's
+deadline, and a shorter limit of the unit's own would end it half-way.
 """
 
 from __future__ import annotations
@@ -54,6 +56,7 @@ StartLimitIntervalSec=0
 
 [Service]
 Restart=no
+TimeoutStartSec=0
 ExecStartPre=/bin/sh -c 'if [ ! -e {wal} ] && [ ! -e {ours} ]; then \\
 echo "k3s-ha-agent: refusing to start k3s: it would begin a cluster of its own, because {ours} is gone. \\
 Run: {HELP}" >&2; exit 1; fi'
@@ -90,6 +93,7 @@ StartLimitIntervalSec=0
 
 [Service]
 Restart=no
+TimeoutStartSec=0
 ExecStartPre=/bin/sh -c 'if [ -e {wal} ] && [ -e {state} ]; then \
 echo "k3s-ha-agent: refusing to start k3s on a half-copied datastore: {state} still has its old name beside {wal}. \
 Run: {help_}" >&2; exit 1; fi; \

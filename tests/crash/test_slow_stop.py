@@ -1,4 +1,4 @@
-"""k3s takes as long to stop as systemd and the agent allow it, and ends just before the agent kills it."""
+"""k3s takes as long to stop or to start as systemd and the agent allow it: the agent's limits count in the window."""
 
 from __future__ import annotations
 
@@ -27,6 +27,21 @@ def test_there_is_nothing_left_to_kill() -> None:
         assert node.systemd.unit(K3S)["main_pid"] == 0
         released.touch()
         ended = node.finish(operation)
+        node.stop_agent()
+        assert ended["outcome"] == "succeeded", ended["reason"]
+        one_datastore(node, True, before)
+        nothing_left(node)
+
+
+def test_systemd_does_not_end_a_long_conversion() -> None:
+    """k3s-facts, "ten facts" 10: k3s's own unit sets no limit to its start; another one may, if only by default."""
+    with own_network(ADDRESS), quick_node(speed={"put_delay": 0.02}) as node:
+        node.systemd.write_drop_in(K3S, "limit.conf", "[Service]\nTimeoutStartSec=3\n")
+        node.systemctl("daemon-reload")
+        before = node.keys()
+        assert len(before) * 0.02 > 3, "the conversion takes longer than that"
+        node.start_agent()
+        ended = node.finish(node.begin("migrate", PATIENT))
         node.stop_agent()
         assert ended["outcome"] == "succeeded", ended["reason"]
         one_datastore(node, True, before)

@@ -10,10 +10,10 @@ from k3s_ha_agent.preflight.subject import Subject
 NAME = "unit"
 FOR = frozenset({Kind.MIGRATE, Kind.ROLLBACK, Kind.JOIN})
 ABOUT = About(
-    looks_at="the unit's load, active and sub state, its queued job and its restart counter, over D-Bus",
+    looks_at="the unit's load, active and sub state, its type, its queued job and its restart counter, over D-Bus",
     refuses="the unit does not exist or is masked, is not `active (running)` (`auto-restart` is a crash loop), or for "
     "a "
-    "join does run, or systemd has a job queued for it",
+    "join does run, or it is not of Type=notify, or systemd has a job queued for it",
     warns="systemd has restarted it by itself since it was last started on purpose",
     remedy="`systemctl status k3s`, mend what is wrong, `systemctl start k3s`",
     facts="M5, ten facts 10",
@@ -40,6 +40,15 @@ def check(subject: Subject) -> CheckResult:
             "k3s active (running): a server that does not work is mended before it is converted.",
             f"journalctl -u {unit.name} -n 50; systemctl start {unit.name}"
             + (BY_HAND if subject.kind is Kind.ROLLBACK else ""),
+        )
+    if unit.type not in ("notify", "notify-reload"):
+        return refused(
+            NAME,
+            f"{unit.name} has Type={unit.type}.",
+            "Type=notify, as k3s's installer writes it: READY=1 is how systemd and the agent know that k3s is up, "
+            "and so that the conversion has ended.",
+            f"systemctl edit {unit.name}: [Service], Type=notify; systemctl daemon-reload; "
+            f"systemctl restart {unit.name}",
         )
     if unit.job:
         return _job(unit)

@@ -57,6 +57,7 @@ CASES: list[Case] = [
         "unit", REFUSED, replaced(unit=unit(active_state="inactive", sub_state="dead")), ("inactive",), "stopped"
     ),
     *for_both("unit", REFUSED, replaced(unit=unit(job=815)), ("job 815", "list-jobs"), "job"),
+    *for_both("unit", REFUSED, replaced(unit=unit(type="exec")), ("Type=exec", "Type=notify"), "type"),
     *for_both("unit", WARNED, replaced(unit=unit(n_restarts=2)), ("restarted it 2 times",), "restarted"),
     *for_both("agent-node", REFUSED, replaced(configuration=configuration(role="agent")), ("k3s agent",), "role"),
     *for_both("configuration", REFUSED, other_config_file, (CONFIG, "/etc/k3s/config.yaml", "k3s_config:"), "other"),

@@ -28,7 +28,7 @@ from tests.unit.preflight.subjects import NODE, TOKEN, VERSION, recorded_sqlite
 K3S = """#!/bin/sh
 case "$1" in
 --version) printf 'k3s version %s (c4ebe192)\\ngo version go1.16.8\\n' "{version}" ;;
-server) exec sleep 100000 ;;
+server) systemd-notify --ready && exec sleep 100000 ;;
 esac
 """
 
@@ -83,7 +83,7 @@ class Server:
 
     def unit_text(self, *, restart: str = "always") -> str:
         return (
-            "[Unit]\nDescription=Lightweight Kubernetes\n[Service]\nType=exec\n"
+            "[Unit]\nDescription=Lightweight Kubernetes\n[Service]\nType=notify\nNotifyAccess=all\n"
             f"EnvironmentFile=-{self.env}\nExecStart={self.binary} server --data-dir={self.layout.data_dir}"
             f" --config={self.config}\nRestart={restart}\nRestartSec=5\n"
         )
