@@ -190,6 +190,8 @@ UNIT_DROP_IN = "/etc/systemd/system/k3s.service.d/zz-lab.conf"
 AS_AGENT = f"""mkdir -p {UNIT_DROP_IN.rpartition("/")[0]}
 printf '[Service]\\nExecStart=\\nExecStart=/usr/local/bin/k3s agent\\n' >{UNIT_DROP_IN}
 systemctl daemon-reload"""
+ELSEWHERE = "[Service]\nEnvironment=K3S_DATASTORE_ENDPOINT=mysql://db/k3s\n"
+"""What systemd does not know of before a daemon-reload, and would with the gate's."""
 NO_MORE = f"rm -r {UNIT_DROP_IN.rpartition('/')[0]}; systemctl daemon-reload"
 LITTLE_MEMORY = """exec >/tmp/memory
 printf '%s kB\\n' 'MemTotal: 8000' 'MemFree: 500' 'MemAvailable: 400' 'Buffers: 0' 'Cached: 0'
@@ -231,6 +233,7 @@ CASES: dict[str, tuple[str, Case]] = {
     "no-memory": ("memory", in_force(LITTLE_MEMORY, "umount /proc/meminfo")),
     "node-not-ready": ("node", not_ready),
     "another-address": ("node-address", configured("node-ip: 10.89.0.99\n")),
+    "a-unit-not-read-anew": ("pending-changes", there(UNIT_DROP_IN, ELSEWHERE)),
     "port-taken": ("ports", in_force(LISTENS, "systemctl stop lab-listens")),
     "small-quota": ("quota", configured("etcd-arg: [quota-backend-bytes=300000]\n")),
     "big-value": ("request-size", big_value),

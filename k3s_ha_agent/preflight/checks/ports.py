@@ -40,6 +40,6 @@ def check(subject: Subject) -> CheckResult:
 
 def _phrase(listener: Listener) -> str:
     process = (
-        f"{listener.name} (process {listener.pid})" if listener.pid is not None else "a process of another namespace"
+        f"{listener.name} (process {listener.pid})" if listener.pid is not None else "a process the agent is not shown"
     )
     return f"{process} on {listener.address}"

@@ -223,6 +223,13 @@ CASES: list[Case] = [
         )
         for port in (2379, 2380, 2381, 2382, 2399, 2400)
     ),
+    migrate(
+        "ports",
+        REFUSED,
+        replaced(listeners={2379: [Listener(None, "", "0.0.0.0")]}),
+        ("2379 by a process the agent is not shown on 0.0.0.0", "ss -ltnp"),
+        "nameless",
+    ),
     migrate("slow-disk", REFUSED, slow(0.101), ("101ms", "--accept-slow-disk"), "too-slow"),
     migrate("slow-disk", WARNED, slow(0.011), ("11ms",), "slow"),
     migrate("slow-disk", WARNED, both(slow(3.0), replaced(accept_slow_disk=True)), ("3s",), "accepted"),
