@@ -41,7 +41,7 @@ class Disk:
 @dataclasses.dataclass(frozen=True, slots=True)
 class Listener:
     pid: int | None
-    """None when the kernel does not say: without CAP_SYS_PTRACE, as in the agent's sandbox, or across pid namespaces."""
+    """None when the kernel does not say: without CAP_SYS_PTRACE, as in the agent's sandbox."""
     name: str
     address: str
 
