@@ -274,6 +274,13 @@ def test_every_check_that_refuses_has_a_case() -> None:
     assert {check for check, _ in CASES.values()} == refusing - {"unfinished-operation"}
 
 
+def test_a_hostname_that_comes_late_is_seen(server: Node) -> None:
+    """By DHCP or hostnamectl, after the agent was started: k3s calls its Node by it at its next start."""
+    with in_force("hostname renamed", f"hostname {server.name}")(server):
+        assert server.api("GET", "/v1/status").json["node"]["node_name"] == "renamed"
+    assert server.api("GET", "/v1/status").json["node"]["node_name"] == server.name
+
+
 def test_a_server_on_etcd_is_refused(server: Node) -> None:
     """And the server of all the refusals before could be migrated all the time."""
     code, _ = operate(server, "migrate")
