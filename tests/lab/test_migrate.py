@@ -14,6 +14,7 @@ from tests.lab.scenarios import (
     DONE,
     EVIDENCE_OF_MIGRATE,
     GATE,
+    REFUSED,
     RESCUE,
     STATE,
     Before,
@@ -83,6 +84,33 @@ def the_snapshot_is_whole(node: Node, operation: dict[str, Any]) -> None:
     status = node.etcdctl("snapshot", "status", snapshot, "--write-out=json").stdout
     count = int(re.search(r'"totalKey":(\d+)', status)[1])  # type: ignore[index]
     assert count >= operation["facts"]["report"]["live_keys"]
+
+
+def test_a_data_dir_of_its_own_below_home(server: Node) -> None:
+    """As packaging/config.yaml says it: ``data_dir`` and ``ReadWritePaths=``. /home is where there is room."""
+    elsewhere = "/home/k3s"
+    server.systemctl("stop", K3S)
+    server.exec(["sh", "-ec", f"cp -a /var/lib/rancher/k3s {elsewhere} && rm -r /var/lib/rancher/k3s/server"])
+    server.k3s_config(data_dir=elsewhere)
+    server.systemctl("start", K3S)
+    server.agent_settings(data_dir=elsewhere)
+    server.systemctl("restart", AGENT)
+    server.wait_for_agent()
+    code, problem = operate(server, "migrate")
+    refused = {item["name"]: item for item in problem["checks"] if item["status"] == "refused"}
+    assert code == REFUSED and "writable" in refused, problem
+    assert "ReadWritePaths" in refused["writable"]["remedy"]
+    assert not {"datastore", "data-dir", "sqlite"} & set(refused), refused
+
+    server.write(f"/etc/systemd/system/{AGENT}.d/data.conf", f"[Service]\nReadWritePaths={elsewhere}\n")
+    server.systemctl("daemon-reload")
+    server.systemctl("restart", AGENT)
+    server.wait_for_agent()
+    code, operation = operate(server, "migrate")
+    assert (code, operation["outcome"]) == (DONE, "succeeded"), operation
+    assert {item["name"]: item["ok"] for item in operation["evidence"]} == dict.fromkeys(EVIDENCE_OF_MIGRATE, True)
+    assert server.exists(f"{elsewhere}/server/db/etcd/member/wal")
+    assert not server.exists(f"{elsewhere}/server/db/state.db")
 
 
 def test_a_migration_asked_for_with_dry_run_changes_nothing(server: Node) -> None:
