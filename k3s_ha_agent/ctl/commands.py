@@ -128,7 +128,7 @@ def join(arguments: Arguments, client: Client, output: Output) -> int:
 
 
 def _token(path: str) -> str:
-    """The token of a file, read here: the agent's sandbox shows it neither /root nor /home nor /tmp."""
+    """The token of a file, read here: the agent's sandbox has a /tmp of its own."""
     try:
         return Path(path).read_text().strip()
     except (OSError, UnicodeDecodeError) as error:

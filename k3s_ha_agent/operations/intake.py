@@ -161,7 +161,7 @@ class Intake:
             why = getattr(error, "strerror", None) or "it is not text"
             raise InvalidBody(
                 f"token_file {path} cannot be read: {why}.",
-                next_step="The agent's sandbox shows it neither /root nor /home nor /tmp: put the file below "
+                next_step="The agent's sandbox has a /tmp of its own: put the file below "
                 "/etc/rancher, 0600, or send the token itself as token.",
                 key="token_file",
             ) from error
