@@ -40,6 +40,7 @@ DEFAULT_CONFIG = Path("/etc/rancher/k3s/config.yaml")
 DROP_IN = "zz-k3s-ha-agent.yaml"
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """libyaml's, as yaml.v2, which k3s uses, is a port of libyaml: PyYAML's own refuses a tab between tokens."""
+_DEEPEST = 20
 _ROLES: tuple[Literal["server"], Literal["agent"]] = ("server", "agent")
 
 
@@ -160,6 +161,7 @@ def parse_config_yaml(text: str, source: str = "config.yaml") -> list[tuple[str,
     ConfigurationError naming ``source`` when it is not a YAML mapping.
     """
     try:
+        _require_flat(text, source)
         data = next(yaml.load_all(text, _LOADER), None)
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
         # The problem and its place, never the line itself: it may hold a token.
@@ -178,13 +180,24 @@ def parse_config_yaml(text: str, source: str = "config.yaml") -> list[tuple[str,
     return keys
 
 
+def _require_flat(text: str, source: str) -> None:
+    """ConfigurationError for a document nested deeper than any flag needs: libyaml's loader recurses without end."""
+    depth = 0
+    for event in yaml.parse(text, _LOADER):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _DEEPEST:
+            raise ConfigurationError(f"{source} is not a mapping of flags to values: it is nested {depth} deep.")
+        if isinstance(event, yaml.DocumentEndEvent):
+            return
+
+
 def _scalar(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, dict | list):
-        return json.dumps(value, default=str)
+        return str(value)
     return str(value).strip()
 
 

@@ -386,5 +386,15 @@ def test_yaml_that_k3s_takes_is_taken(text: str, keys: list[str]) -> None:
     assert [name for name, _, _ in parse_config_yaml(text)] == keys
 
 
+@pytest.mark.parametrize("depth", [100, 3000, 200_000])
+def test_yaml_without_end_is_no_end_of_ours(depth: int) -> None:
+    with pytest.raises(ConfigurationError, match="nested"):
+        parse_config_yaml("disable: " + "[" * depth + "]" * depth)
+
+
+def test_yaml_that_holds_itself() -> None:
+    assert [name for name, _, _ in parse_config_yaml("disable: &x [*x]\ntoken: y\n")] == ["disable", "token"]
+
+
 def test_values_have_no_tab_of_the_line() -> None:
     assert parse_config_yaml("cluster-cidr: 10.42.0.0/16\t\n") == [("cluster-cidr", False, ["10.42.0.0/16"])]
