@@ -18,11 +18,14 @@ from tests.lab.scenarios import (
     RESCUE,
     STATE,
     Before,
+    begin,
     look,
     on_etcd_with_all,
     operate,
     others,
+    records,
     retired_sqlite,
+    wait_for_step,
 )
 
 NewServer = Callable[..., Node]
@@ -86,9 +89,12 @@ def the_snapshot_is_whole(node: Node, operation: dict[str, Any]) -> None:
     assert count >= operation["facts"]["report"]["live_keys"]
 
 
-def test_a_data_dir_of_its_own_below_home(server: Node) -> None:
-    """As packaging/config.yaml says it: ``data_dir`` and ``ReadWritePaths=``. /home is where there is room."""
-    elsewhere = "/home/k3s"
+def test_a_data_dir_of_its_own_below_home(new_server: NewServer) -> None:
+    """As packaging/config.yaml says it: ``data_dir`` and ``ReadWritePaths=``. /home is where there is room.
+
+    The rescue needs to be told nothing.
+    """
+    server, elsewhere = new_server(speed={"put_delay": 0.003}), "/home/k3s"
     server.systemctl("stop", K3S)
     server.exec(["sh", "-ec", f"cp -a /var/lib/rancher/k3s {elsewhere} && rm -r /var/lib/rancher/k3s/server"])
     server.k3s_config(data_dir=elsewhere)
@@ -105,6 +111,17 @@ def test_a_data_dir_of_its_own_below_home(server: Node) -> None:
     server.write(f"/etc/systemd/system/{AGENT}.d/data.conf", f"[Service]\nReadWritePaths={elsewhere}\n")
     server.systemctl("daemon-reload")
     server.systemctl("restart", AGENT)
+    server.wait_for_agent()
+    begin(server)
+    wait_for_step(server, "start-k3s")
+    server.systemctl("stop", AGENT)
+    server.systemctl("start", RESCUE)
+    (rescued,) = records(server)
+    assert (rescued["outcome"], rescued["finished_by"]) == ("rolled_back", "rescue"), rescued
+    assert server.exists(f"{elsewhere}/server/db/state.db")
+    assert not server.exists(f"{elsewhere}/server/db/etcd/member/wal")
+
+    server.systemctl("start", AGENT)
     server.wait_for_agent()
     code, operation = operate(server, "migrate")
     assert (code, operation["outcome"]) == (DONE, "succeeded"), operation
