@@ -74,6 +74,8 @@ class FileFacts:
     """Id of the mount that holds the quarantine, or would."""
     unwritable: tuple[Path, ...]
     """Directories the operation writes to and that cannot be written to."""
+    unit_drop_ins: tuple[Path, ...]
+    """The drop-ins of the unit that lie where an administrator's and a generator's do, ours not counted."""
     changed_at: Mapping[Path, float]
     """mtime, seconds since the epoch, of the files k3s and systemd read at the next start."""
 
@@ -103,8 +105,21 @@ def read(layout: Layout, *, drop_in: Path, gate: Path, state_dir: Path, read_at_
         db_mount=mount_id(nearest(layout.db)),
         quarantine_mount=mount_id(nearest(layout.quarantine)),
         unwritable=tuple(p for p in written if not os.access(nearest(p), os.W_OK | os.X_OK)),
+        unit_drop_ins=tuple(_unit_drop_ins(gate)),
         changed_at={path: path.stat().st_mtime for path in read_at_start if path.exists()},
     )
+
+
+def _unit_drop_ins(gate: Path) -> Iterator[Path]:
+    """Drop-ins beside the gate, and those in /run, that say something: a link to /dev/null masks another one."""
+    for directory in (gate.parent, Path("/run/systemd/system") / gate.parent.name):
+        try:
+            names = sorted(entry.name for entry in directory.iterdir())
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        for path in (directory / name for name in names if name.endswith(".conf") and name != gate.name):
+            if path.is_file() and path.stat().st_size:
+                yield path
 
 
 def nearest(path: Path) -> Path:

@@ -9,9 +9,9 @@ from k3s_ha_agent.preflight.subject import Subject
 NAME = "pending-changes"
 FOR = frozenset({Kind.MIGRATE, Kind.ROLLBACK})
 ABOUT = About(
-    looks_at="mtimes of the unit, its drop-ins, its environment files and k3s's configuration, and systemd's need of a "
-    "daemon-reload",
-    refuses="systemd wants a daemon-reload: it comes with the gate, and k3s would be started from a unit that no "
+    looks_at="mtimes of the unit, its drop-ins, its environment files and k3s's configuration, and whether systemd has "
+    "read the unit and its drop-ins as they are",
+    refuses="systemd has not: a daemon-reload comes with the gate, and k3s would be started from a unit that no "
     "check has seen",
     warns="one is newer than k3s's last start: the restart in the window would bring it into force as well",
     remedy="`systemctl daemon-reload; systemctl restart k3s`, see that it works, then ask again",
@@ -24,10 +24,14 @@ def check(subject: Subject) -> CheckResult:
     files = known(subject.files)
     started = unit.active_enter_timestamp
     changed = [str(path) for path, mtime in files.changed_at.items() if started and mtime > started]
-    if unit.need_daemon_reload:
+    read = {path.name for path in unit.drop_in_paths}
+    unread = [str(path) for path in files.unit_drop_ins if path.name not in read]
+    if unit.need_daemon_reload or unread:
+        # systemd itself does not notice a drop-in directory that is new.
+        which = f" ({', '.join(unread)} came later)" if unread else ""
         return refused(
             NAME,
-            f"systemd still has the files of {unit.name} as it read them before they were changed.",
+            f"systemd still has the files of {unit.name} as it read them before they were changed{which}.",
             "systemd and the files at one: what systemd says of the unit is what the other checks go by.",
             f"systemctl daemon-reload; systemctl restart {unit.name}; then k3s-ha-agentctl preflight",
         )

@@ -98,6 +98,16 @@ CASES: list[Case] = [
         ("as it read them before they were changed", "systemctl daemon-reload", "systemctl restart k3s.service"),
         "reload",
     ),
+    *for_both(
+        "pending-changes",
+        REFUSED,
+        both(
+            with_files(unit_drop_ins=tuple(Path(f"/etc/systemd/system/k3s.service.d/{n}.conf") for n in "ab")),
+            replaced(unit=unit(drop_in_paths=(Path("/etc/systemd/system/k3s.service.d/a.conf"),))),
+        ),
+        ("k3s.service.d/b.conf came later", "systemctl daemon-reload"),
+        "unread-drop-in",
+    ),
     # --- versions
     migrate(
         "version",

@@ -116,6 +116,7 @@ def good(kind: Kind, summary: KineSummary) -> Subject:
         db_mount=25,
         quarantine_mount=25,
         unwritable=(),
+        unit_drop_ins=(),
         changed_at={Path("/etc/systemd/system/k3s.service"): 1_700_000_000.0},
     )
     disk = Disk(total=100 * GIB, free=50 * GIB, device=1)

@@ -65,6 +65,7 @@ def test_a_recorded_server_has_nothing_remarkable(layout: Layout, tmp_path: Path
         db_mount=found.quarantine_mount,
         quarantine_mount=found.db_mount,
         unwritable=(),
+        unit_drop_ins=(),
         changed_at={unit: 5.0},
     )
 
@@ -72,6 +73,15 @@ def test_a_recorded_server_has_nothing_remarkable(layout: Layout, tmp_path: Path
 def _touch(path: Path, text: str = "") -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
+
+
+def test_drop_ins_of_the_unit_that_say_something(layout: Layout, tmp_path: Path) -> None:
+    beside = tmp_path / "systemd/k3s.service.d"
+    for name in ("b.conf", "a.conf", "gate.conf", "a.conf.rpmsave"):
+        _touch(beside / name, "[Service]\n")
+    _touch(beside / "empty.conf")
+    (beside / "masked.conf").symlink_to("/dev/null")
+    assert look(layout, tmp_path).unit_drop_ins == (beside / "a.conf", beside / "b.conf")
 
 
 @pytest.mark.parametrize(
