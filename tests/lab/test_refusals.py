@@ -230,6 +230,7 @@ CASES: dict[str, tuple[str, Case]] = {
     "leftovers": ("leftovers", there(f"{DB}/etcd-tmp/member/snap/db")),
     "a-link": ("links", in_force(f"cd {DB}; mv state.db real; ln -s real state.db", f"mv {DB}/real {DB}/state.db")),
     "empty-database": ("live-rows", replaced(EMPTY)),
+    "no-network": ("dual-stack", configured("service-cidr: 10.43.0.0/99\n")),
     "no-memory": ("memory", in_force(LITTLE_MEMORY, "umount /proc/meminfo")),
     "node-not-ready": ("node", not_ready),
     "another-address": ("node-address", configured("node-ip: 10.89.0.99\n")),
