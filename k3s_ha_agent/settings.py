@@ -28,6 +28,8 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 RESCUE_SERVICE = "k3s-ha-agent-rescue.service"
 RESCUE_TIMER = "k3s-ha-agent-rescue.timer"
 GATE = "zz-k3s-ha-agent-gate.conf"
+PLAIN_PATH = re.compile(r"[A-Za-z0-9._/@+-]+")
+"""What the gate can name: its command is read by systemd and by a shell, and quoted for neither."""
 
 _UNIT = re.compile(r"[A-Za-z0-9:_.\\@-]+\.service")
 _LISTEN = re.compile(r"(\d+(?:\.\d+){3}|\[[0-9A-Fa-f:.]+\]):(\d{1,5})")

@@ -9,15 +9,12 @@ deadline, and a shorter limit of the unit's own would end it half-way.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 
 from k3s_ha_agent.errors import ConfigurationError
 from k3s_ha_agent.k3s.layout import Layout
-from k3s_ha_agent.settings import GATE
-
-_PLAIN = re.compile(r"[A-Za-z0-9._/@+-]+")
+from k3s_ha_agent.settings import GATE, PLAIN_PATH
 
 
 def path(systemd_dir: Path, unit: str) -> Path:
@@ -32,7 +29,7 @@ Text = Callable[[Layout, str], str]
 def _plain(*paths: Path) -> tuple[str, ...]:
     """The paths as text. ConfigurationError when one could not stand in the drop-in unquoted."""
     for path_ in paths:
-        if not _PLAIN.fullmatch(str(path_)):
+        if not PLAIN_PATH.fullmatch(str(path_)):
             raise ConfigurationError(
                 f"The path {str(path_)!r} has characters the gate cannot hold safely.",
                 next_step="Use a data-dir of letters, digits and . _ / @ + - only.",

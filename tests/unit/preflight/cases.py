@@ -22,6 +22,7 @@ from tests.unit.preflight.changes import (
     both,
     configured,
     configured_token,
+    data_dir_with_a_space,
     for_both,
     migrate,
     other_config_file,
@@ -65,6 +66,7 @@ CASES: list[Case] = [
     *for_both(
         "data-dir", REFUSED, configured(environment={"K3S_DATA_DIR": "/mnt/k3s"}), ("/mnt/k3s", ENV), "environment"
     ),
+    *for_both("data-dir", REFUSED, data_dir_with_a_space, ("/mnt/k3s data", "gate"), "space"),
     *anywhere("external-datastore", "datastore-endpoint", "K3S_DATASTORE_ENDPOINT", "postgres://u:secret@db/k3s"),
     *anywhere("server-url", "server", "K3S_URL", "https://10.99.0.12:6443"),
     *anywhere("cluster-reset", "cluster-reset", "K3S_CLUSTER_RESET", "true"),

@@ -76,6 +76,12 @@ def with_addresses(**changes: Any) -> Change:
     return change
 
 
+def data_dir_with_a_space(subject: Subject) -> Subject:
+    path = Path("/mnt/k3s data")
+    changed = configured(f"--data-dir={path}")(subject)
+    return dataclasses.replace(changed, settings=dataclasses.replace(subject.settings, data_dir=path))
+
+
 def both(*changes: Change) -> Change:
     def change(subject: Subject) -> Subject:
         for each in changes:
