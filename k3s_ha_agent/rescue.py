@@ -58,6 +58,8 @@ START_ATTEMPTS = 3
 START_PAUSE = 5.0
 LEAVE_LIMIT = 120.0
 """Seconds for a voter to leave its cluster."""
+PROMOTION = 50.0
+"""Seconds for a learner to become a voter, so that it can leave: three of the leader's ticks of 15 s."""
 TIMER = "k3s-ha-agent-rescue.timer"
 RESTORED = "restored-inode"
 """In the quarantine of an operation: the inode of the pre-image that was put back, by us or by the agent."""
@@ -442,25 +444,29 @@ def bring_back_etcd(rescue: dict[str, Any]) -> None:
 def leave_etcd(unit: str, db: Path) -> None:
     """Remove our own voter through our own etcd; k3s is started for it when it is dead.
 
+    A learner is waited for: etcd promotes one that has caught up whether it lives or not (k3s-facts 4.9).
     RescueError when it stays a voter: then k3s is better left running than stopped.
     """
     name = (db / "etcd/name").read_text().strip()
-    end = time.monotonic() + LEAVE_LIMIT
+    began = time.monotonic()
     why = "etcd did not answer"
-    while time.monotonic() < end:
+    while time.monotonic() < began + LEAVE_LIMIT:
         if show(unit, "MainPID") == "0":
             systemctl("start", "--no-block", unit)
         try:
             members = ask_etcd(db, "cluster/member/list", {})["members"]
             ours = [m for m in members if m.get("name") == name]
-            if not ours or ours[0].get("isLearner"):
+            if not ours:
                 return
+            if ours[0].get("isLearner"):
+                raise OSError("rpc not supported for learner")
             ask_etcd(db, "cluster/member/remove", {"ID": ours[0]["ID"]})
             say(f"etcd's member {name} has left its cluster")
             return
         except (OSError, ValueError, KeyError) as error:
             why = str(error)
-            if "not supported for learner" in why:
+            if "not supported for learner" in why and time.monotonic() > began + PROMOTION:
+                say("this server's learner is not promoted; it is stopped")
                 return
         time.sleep(0.5)
     raise RescueError(f"this server may still be a voter and cannot leave ({why}); k3s is left as it is")
@@ -488,8 +494,8 @@ def undo_join(rescue: dict[str, Any]) -> None:
     """This server as it was before it began to join.
 
     A voter leaves through its own etcd before k3s is stopped: the second voter of two would take the quorum with it
-    (k3s-facts J11). A learner has no vote; the record is left for the agent, which asks another server to drop it
-    and to delete the Node, and k3s itself removes a learner after five minutes (4.5).
+    (k3s-facts J11). So does a learner once it votes; the record is left for the agent, which asks another server to drop
+    what is left and to delete the Node. k3s itself removes a learner that does not catch up after five minutes (4.5).
     """
     db = Path(rescue["db"])
     if (db / "etcd/member/wal").exists():

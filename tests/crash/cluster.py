@@ -80,6 +80,10 @@ class ClusterNode(QuickNode):
         if (self.db / "state.db").exists():
             self.systemctl("start", "k3s.service")
 
+    def power_returns(self) -> None:
+        with self.network():
+            super().power_returns()
+
     def start_agent(self, die: int | str | None = None, **options: Any) -> None:
         with self.network():
             super().start_agent(die, **options)

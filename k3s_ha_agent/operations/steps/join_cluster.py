@@ -24,6 +24,8 @@ ASK_LIMIT = 3.0
 """Seconds for the other server to say who its members are; without a quorum it hangs (k3s-facts, "Seen" 11)."""
 LEAVE_LIMIT = 120.0
 """Seconds for a voter to leave."""
+PROMOTION = 50.0
+"""Seconds a learner is given to be promoted, so that it can leave: three ticks of the leader's 15 s (k3s-facts 4.5)."""
 POLL = 2.0
 
 
@@ -88,19 +90,33 @@ class JoinCluster:
 
     async def undo(self, run: Run) -> None:
         """Stopped first, a second voter of two would take the quorum with it (k3s-facts J11): so a voter leaves
-        while its etcd runs, and one that is dead is started once more for that."""
-        if await in_thread(self.health.layout.etcd_member_wal.exists):
-            await self._leave(run)
-        await stop_and_wait_dead(self.health, self.stop_timeout)
+        while its etcd runs, and one that is dead is started once more for that.
+
+        So does a learner: etcd promotes one that has caught up whether it lives or not (k3s-facts 4.9). It may not
+        ask anything of its own etcd before it votes, so it runs until then. One that never started etcd has nothing
+        and is not promoted.
+        """
+        while True:
+            started = await in_thread(self.health.layout.etcd_member_wal.exists)
+            if started:
+                await self._leave(run)
+            await stop_and_wait_dead(self.health, self.stop_timeout)
+            if started or not await in_thread(self.health.layout.etcd_member_wal.exists):
+                return
 
     async def _leave(self, run: Run) -> None:
-        end = time.monotonic() + min(LEAVE_LIMIT, run.remaining() / 2)
-        while time.monotonic() < end:
-            if await self._what_we_are() in ("gone", "learner"):
-                return  # a learner has no vote: its k3s may stop, and the cluster is asked to drop it afterwards
+        began = time.monotonic()
+        limit = min(LEAVE_LIMIT, run.remaining() / 2)
+        while time.monotonic() < began + limit:
+            now = await self._what_we_are()
+            if now == "gone":
+                return
+            if now == "learner" and time.monotonic() > began + min(PROMOTION, limit / 2):
+                run.decide("This server's learner is not promoted, so it stops; the cluster is asked to drop it.")
+                return
             state = await self.health.state()
             if not state.main_pid and state.active_state in ("inactive", "failed"):
-                run.decide("This server may be a voter and its k3s is dead; it is started once more to leave in order.")
+                run.decide("This server may get a vote and its k3s is dead; it is started once more to leave in order.")
                 await self.health.units.reset_failed(self.health.unit)
                 await self.health.units.start_unit(self.health.unit)
             # It may live for a moment only: asked often, and nobody else is asked meanwhile.
