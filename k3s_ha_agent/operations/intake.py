@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from k3s_ha_agent.errors import Conflict, InvalidBody, LostWritesNotConfirmed, PreflightFailed, TokenError
+from k3s_ha_agent.errors import AgentError, Conflict, InvalidBody, LostWritesNotConfirmed, PreflightFailed, TokenError
 from k3s_ha_agent.k3s import bootstrap
 from k3s_ha_agent.k3s.layout import Layout
 from k3s_ha_agent.k3s.token import Token
@@ -43,8 +43,8 @@ class Findings:
 
     checks: tuple[CheckResult, ...]
     facts: Mapping[str, Any]
-    """``node_name``, ``api_port``, ``k3s_version``, and by kind ``live_rows``, ``live_bytes``, ``fsync_p99`` or
-    ``target``, ``node_ip``."""
+    """``node_name``, ``api_port``, ``k3s_version``, and by kind ``live_rows``, ``live_bytes``, ``fsync_p99``,
+    ``members`` (names) or ``target``, ``node_ip``."""
 
 
 class Inspector(Protocol):
@@ -82,8 +82,15 @@ class Draft:
         return tuple(c for c in self.findings.checks if c.status is CheckStatus.WARNED)
 
     def require_passed(self) -> None:
-        """PreflightFailed with every check, when one of them refuses; Conflict when another server is joining."""
+        """PreflightFailed with every check, when one of them refuses; Conflict when another server is joining, or
+        when others would be left behind by the rollback of a migration."""
         names = {check.name for check in self.refused}
+        members = self.findings.facts.get("members") or ()
+        if "sole-member" in names and len(members) > 1:
+            sole = next(check for check in self.refused if check.name == "sole-member")
+            raise Conflict(
+                sole.found, next_step=sole.remedy, members=list(members), checks=to_json(self.findings.checks)
+            )
         if "pending-learner" in names and names <= WAITED_FOR:
             learner = next(check for check in self.refused if check.name == "pending-learner")
             raise Conflict(learner.found, next_step=learner.remedy, checks=to_json(self.findings.checks))
@@ -142,12 +149,28 @@ class Intake:
         return dataclasses.replace(draft, operation=dataclasses.replace(operation, steps=steps))
 
     async def refuse_conflict(self, request: requests.Request, draft: Draft) -> None:
-        """Conflict when another server is changing the members of the cluster to be joined, unless it is waited for."""
+        """Conflict when another server is changing the members of the cluster to be joined, unless it is waited for.
+
+        Asked before the checks have their say: a server that has just got its vote is not ready yet, which they refuse.
+        """
         if not isinstance(request, requests.JoinRequest) or request.on_conflict == "wait":
             return
-        token = Token.parse(draft.token or "")
+        if {check.name for check in draft.refused} <= WAITED_FOR:
+            await self._require_free(request, Token.parse(draft.token or ""))
+
+    async def _require_free(self, request: requests.JoinRequest, token: Token) -> None:
         async with await bootstrap.admin(request.server, token, self._settings.runtime_dir) as api:
             await join_lock.require_free(api)
+
+    async def _busy(self, request: requests.JoinRequest, token: Token) -> bool:
+        """Whether another server is changing the members of the cluster; False when nobody says."""
+        try:
+            await self._require_free(request, token)
+        except Conflict:
+            return True
+        except AgentError:
+            return False
+        return False
 
     async def _token(self, request: requests.Request) -> str | None:
         if not isinstance(request, requests.JoinRequest):
@@ -172,7 +195,10 @@ class Intake:
         if isinstance(request, requests.JoinRequest):
             target = (request.server, Token.parse(token or ""))
             found = await self._inspector.examine(kind, accept_slow_disk=False, history=history, target=target)
-            return waited_for(found) if request.on_conflict == "wait" else found
+            refused = {c.name for c in found.checks if c.status is CheckStatus.REFUSED}
+            if request.on_conflict != "wait" or not refused or not refused <= WAITED_FOR:
+                return found
+            return waited_for(found, busy=await self._busy(request, target[1]))
         if isinstance(request, requests.RollbackRequest):
             undone = last_commitment(history)
             if undone is not None and undone.kind is Kind.JOIN:
@@ -259,13 +285,14 @@ class Intake:
         return result
 
 
-def waited_for(findings: Findings) -> Findings:
-    """A learner that is pending is no refusal for who is ready to wait: the first step of the join waits for it.
+def waited_for(findings: Findings, *, busy: bool = False) -> Findings:
+    """A server that is joining just now is no refusal for who is ready to wait: the first step of the join waits for it.
 
-    Its ports and its health are not what they will be either.
+    Its ports and its health are not what they will be either. ``busy``: the cluster says that somebody changes its
+    members, who may have got a vote and not be ready yet; without that a learner tells.
     """
     pending = {c.name for c in findings.checks if c.status is CheckStatus.REFUSED}
-    if "pending-learner" not in pending:
+    if not busy and "pending-learner" not in pending:
         return findings
     checks = tuple(
         dataclasses.replace(c, status=CheckStatus.WARNED)

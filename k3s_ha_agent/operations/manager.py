@@ -342,8 +342,8 @@ class OperationManager:
                     kind=kind.value,
                     message_id=Message.REFUSED,
                 )
-            draft.require_passed()
             await self._intake.refuse_conflict(request, draft)
+            draft.require_passed()
             await self._intake.confirm_losses(request, draft.operation)
             operation = dataclasses.replace(
                 draft.operation, requested_by=requested_by, idempotency_key=idempotency_key, request_digest=digest

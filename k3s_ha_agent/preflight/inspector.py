@@ -70,7 +70,11 @@ def facts_of(subject: Subject) -> dict[str, Any]:
     summary = None if isinstance(subject.kine, Missing) else subject.kine
     if subject.kind is Kind.JOIN:
         return _facts_of_join(subject)
+    members = {}
+    if subject.kind is Kind.ROLLBACK and not isinstance(subject.members, Missing):
+        members = {"members": [member.name for member in subject.members]}
     return {
+        **members,
         "node_name": subject.node_name if isinstance(subject.node, Missing) else subject.node.name,
         "api_port": identity.api_port(subject.configuration),
         "k3s_version": None if isinstance(subject.version, Missing) else str(subject.version),

@@ -81,7 +81,8 @@ def test_from_one_to_three_and_back(three: list[ClusterNode]) -> None:
     wait_for(lambda: b"server:" in n1.drop_in.read_bytes(), "n1 names a peer instead of cluster-init")
 
     status, refused = n1.api("POST", "/v1/rollback", {"writes": "discard", "confirm_lost_writes": True})
-    assert status in (409, 412), "a server with others beside it cannot go back to SQLite"
+    assert (status, refused["code"]) == (409, "conflict"), "a server with others beside it cannot go back to SQLite"
+    assert {name.rpartition("-")[0] for name in refused["members"]} == {"n1", "n2", "n3"}
     status, refused = n2.api("POST", "/v1/rollback", {"writes": "discard"})
     assert (status, refused["code"]) == (422, "invalid-body"), "a server that joined has no SQLite"
 

@@ -51,3 +51,30 @@ def test_taken_back_as_a_learner(slow_tick: list[ClusterNode], who: str) -> None
     assert members(n1) == {"n1": True}
     assert stable(n1.etcd_keys()) == stable(before), "n1 answers alone"
     nothing_is_left_of(n2)
+
+
+@pytest.fixture
+def three() -> Iterator[list[ClusterNode]]:
+    with own_network(), cluster(3) as nodes:
+        yield nodes
+
+
+def test_asked_while_the_first_has_a_vote_and_is_not_ready_yet(three: list[ClusterNode]) -> None:
+    """Neither a learner nor a ready Node: still 409, or waited for, and no failed check."""
+    n1, n2, n3 = three
+    migrate(n1)
+    n2.change_faults({"no_node": True})
+    n2.start_agent()
+    n3.start_agent()
+    body = {"timeout": "120s", "stability": "6s", "server": n1.url, "token_file": str(n1.token_for(n2))}
+    first = n2.begin("join", body)
+    wait_for(lambda: "after do join-cluster" in n2.trace_text(), "n2 has a vote")
+    second = {"timeout": "120s", "server": n1.url, "token_file": str(n1.token_for(n3))}
+    status, refused = n3.api("POST", "/v1/join", second)
+    assert (status, refused["code"]) == (409, "conflict"), refused
+    assert "n2" in refused["detail"]
+    assert n3.records() == [] and not list(n3.state.glob("operations/*/token"))
+    waiting = n3.begin("join", {**second, "on_conflict": "wait"})
+    assert n2.finish(first)["outcome"] == "succeeded"
+    assert n3.finish(waiting)["outcome"] == "succeeded"
+    assert members(n1) == {"n1": True, "n2": True, "n3": True}
