@@ -494,8 +494,8 @@ def undo_join(rescue: dict[str, Any]) -> None:
     """This server as it was before it began to join.
 
     A voter leaves through its own etcd before k3s is stopped: the second voter of two would take the quorum with it
-    (k3s-facts J11). So does a learner once it votes; the record is left for the agent, which asks another server to drop
-    what is left and to delete the Node. k3s itself removes a learner that does not catch up after five minutes (4.5).
+    (k3s-facts J11). So does a learner once it votes; the record is left for the agent, which asks another server to
+    drop what is left and to delete the Node. k3s itself removes a learner that does not catch up after five minutes.
     """
     db = Path(rescue["db"])
     if (db / "etcd/member/wal").exists():

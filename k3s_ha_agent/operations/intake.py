@@ -205,7 +205,10 @@ class Intake:
                 requests.refuse_discard(request)
                 # Leaving is looked at by its first step, with the rest of the cluster: there is no pre-image to check.
                 known = ("node_name", "api_port", "k3s_version", "node_ip", "target", "unit_file_state_before")
-                return Findings((), {k: undone.facts[k] for k in known})
+                facts = {k: undone.facts[k] for k in known}
+                peers = self._planner.peers(undone.id, str(facts["target"]), str(facts["node_name"]))
+                peers = await peers.elsewhere(str(facts["node_ip"]), int(facts["api_port"]))
+                return Findings((), {**facts, "target": peers.url})
             requests.refuse_keep(request)
         slow = isinstance(request, requests.MigrateRequest) and request.accept_slow_disk
         return await self._inspector.examine(kind, accept_slow_disk=slow, history=history)
@@ -286,7 +289,7 @@ class Intake:
 
 
 def waited_for(findings: Findings, *, busy: bool = False) -> Findings:
-    """A server that is joining just now is no refusal for who is ready to wait: the first step of the join waits for it.
+    """A server that is joining just now is no refusal for who is ready to wait: a step of the join waits for it.
 
     Its ports and its health are not what they will be either. ``busy``: the cluster says that somebody changes its
     members, who may have got a vote and not be ready yet; without that a learner tells.

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import socket
 import urllib.parse
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from k3s_ha_agent.errors import ApiserverError, ObjectNotFound, StepFailed, SupervisorError
+from k3s_ha_agent.errors import AgentError, ApiserverError, ObjectNotFound, StepFailed, SupervisorError
 from k3s_ha_agent.k3s import bootstrap
 from k3s_ha_agent.k3s import token as tokens
 from k3s_ha_agent.k3s.apiserver import Apiserver, Node
-from k3s_ha_agent.k3s.etcd import Member
+from k3s_ha_agent.k3s.etcd import EtcdClient, Member
 from k3s_ha_agent.k3s.http_client import client_ssl
 from k3s_ha_agent.k3s.layout import Layout
 from k3s_ha_agent.k3s.supervisor import Supervisor
@@ -128,6 +129,39 @@ class Peers:
             await api.ask("DELETE", path)
         except ObjectNotFound:
             return
+
+    async def elsewhere(self, address: str, api_port: int) -> Peers:
+        """The same, asked through a server that is surely another one and answers; this one when none is found.
+
+        Behind a load balancer's name this very server may answer, and the server that was joined may have left since.
+        """
+        try:
+            async with EtcdClient.from_layout(self.layout) as etcd:
+                members = await etcd.members()
+        except AgentError:
+            return self
+        others = [m for m in members if not m.is_learner and not self.is_ours(m, address)]
+        hosts = dict.fromkeys(urllib.parse.urlsplit(url).hostname or "" for m in others for url in m.peer_urls)
+        urls = [f"https://[{host}]:{api_port}" if ":" in host else f"https://{host}:{api_port}" for host in hosts]
+        if await self._leads_to(set(hosts)):
+            urls.insert(0, self.url)
+        for url in dict.fromkeys(urls):
+            peer = dataclasses.replace(self, url=url)
+            try:
+                await peer.members()
+            except AgentError:
+                continue
+            return peer
+        return self
+
+    async def _leads_to(self, hosts: Collection[str]) -> bool:
+        """Whether our URL leads to these addresses and nowhere else."""
+        parts = urllib.parse.urlsplit(self.url)
+        try:
+            found = await asyncio.get_running_loop().getaddrinfo(parts.hostname, parts.port, type=socket.SOCK_STREAM)
+        except OSError:
+            return False
+        return {str(entry[4][0]) for entry in found} <= set(hosts)
 
     async def gone(self, address: str) -> bool | None:
         """True when the other server lists no member of ours; None when it lists one or does not answer."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
@@ -78,3 +77,15 @@ def test_asked_while_the_first_has_a_vote_and_is_not_ready_yet(three: list[Clust
     assert n2.finish(first)["outcome"] == "succeeded"
     assert n3.finish(waiting)["outcome"] == "succeeded"
     assert members(n1) == {"n1": True, "n2": True, "n3": True}
+
+
+def test_leaving_after_the_server_it_joined_through_has_left(three: list[ClusterNode]) -> None:
+    n1, n2, n3 = three
+    migrate(n1)
+    assert join(n2, n1)["outcome"] == "succeeded"
+    assert join(n3, n2)["outcome"] == "succeeded"
+    assert finish(n2, "rollback", JOIN)["outcome"] == "succeeded"
+    left = finish(n3, "rollback", JOIN)
+    assert left["outcome"] == "succeeded", left
+    assert members(n1) == {"n1": True}
+    nothing_is_left_of(n3)

@@ -25,16 +25,17 @@ class ProveJoin:
 
     async def do(self, run: Run) -> None:
         limit = min(self.role_timeout, run.remaining())
-        await self._voter(run, limit)
+        there = await self.peers.elsewhere(self.address, self.health.api_port)
+        await self._voter(run, limit, there)
         await self._api(run, limit)
-        await self._same_cluster(run)
-        await self._node(run, limit)
+        await self._same_cluster(run, there)
+        await self._node(run, limit, there)
         await self.health.require_unbroken_run(run.fact("invocation_id"))
 
-    async def _voter(self, run: Run, limit: float) -> None:
+    async def _voter(self, run: Run, limit: float, peers: Peers) -> None:
         async def voter() -> str | None:
             try:
-                member = await self.peers.our_member(self.address)
+                member = await peers.our_member(self.address)
             except AgentError:
                 return None
             return member.name if member is not None and member.name and not member.is_learner else None
@@ -44,7 +45,7 @@ class ProveJoin:
         except DeadlineExceeded as error:
             run.evidence("voter-seen-from-peer", False, error.detail, "a voter")
             raise
-        run.evidence("voter-seen-from-peer", True, f"{self.peers.url} lists {name} as a voter")
+        run.evidence("voter-seen-from-peer", True, f"{peers.url} lists {name} as a voter")
 
     async def _api(self, run: Run, limit: float) -> None:
         try:
@@ -53,13 +54,13 @@ class ProveJoin:
             run.evidence("api-ready", False, error.detail, "/readyz ok")
         run.evidence("api-ready", True, "/readyz answers ok here")
 
-    async def _same_cluster(self, run: Run) -> None:
+    async def _same_cluster(self, run: Run, peers: Peers) -> None:
         """The same members on both sides, and our etcd answers with the consent of the others.
 
         A range that is not serializable is answered only after a round through the quorum, so that our etcd
         has everything that was committed before it was asked.
         """
-        theirs = {str(m.id) for m in await self.peers.members()}
+        theirs = {str(m.id) for m in await peers.members()}
         async with EtcdClient.from_layout(self.health.layout) as etcd:
             ours = {str(m.id) for m in await etcd.members()}
             revision = await etcd.revision()
@@ -70,10 +71,10 @@ class ProveJoin:
         run.evidence("no-alarms", not alarms, ", ".join(alarms) or "no alarm", "no alarm")
         await run.remember(report={"members": len(ours), "revision": revision, "keys": keys})
 
-    async def _node(self, run: Run, limit: float) -> None:
+    async def _node(self, run: Run, limit: float, peers: Peers) -> None:
         async def role() -> str | None:
             try:
-                node = await self.peers.node()
+                node = await peers.node()
             except AgentError:
                 return None
             return ", ".join(node.roles) if node is not None and "etcd" in node.roles else None
@@ -83,7 +84,7 @@ class ProveJoin:
         except DeadlineExceeded as error:
             run.evidence("etcd-role", False, error.detail, "a Node with the etcd role")
             raise
-        run.evidence("etcd-role", True, f"{self.peers.url} has Node {self.peers.node_name} with the roles {roles}")
+        run.evidence("etcd-role", True, f"{peers.url} has Node {peers.node_name} with the roles {roles}")
 
     async def verify(self, run: Run) -> None:
         await self.health.require_unbroken_run(run.fact("invocation_id"))
