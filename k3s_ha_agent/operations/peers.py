@@ -65,11 +65,12 @@ class Peers:
         return found.members
 
     def is_ours(self, member: Member, address: str) -> bool:
-        """Whether a member is this server: by its name (``<node>-<8 hex>``), or by its peer address
-        while it has not started and has no name yet."""
-        if member.name:
-            return member.name.rpartition("-")[0] == self.node_name
-        return any(f"//{address}:" in url or f"//[{address}]:" in url for url in member.peer_urls)
+        """Whether a member is this server: by its peer address, which was free before the join, or by its name
+        (``<node>-<8 hex>``), should the address have changed since. Releases of 2021 make the name of the hostname
+        up to its first dot, whatever the Node is called."""
+        if any(f"//{address}:" in url or f"//[{address}]:" in url for url in member.peer_urls):
+            return True
+        return bool(member.name) and member.name.rpartition("-")[0] == self.node_name
 
     async def our_member(self, address: str) -> Member | None:
         for member in await self.members():

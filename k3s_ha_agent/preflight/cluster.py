@@ -94,3 +94,5 @@ class JoinerFacts:
     agent_unit: bool
     """A unit ``k3s-agent.service`` exists."""
     proxies: Proxies | Missing
+    node_id_missing: bool = False
+    """``with-node-id`` is on and k3s has not made the id yet that is part of the Node's name."""

@@ -114,7 +114,7 @@ async def gather(
         pre_image=await _pre_image(pre_image_of, history) if kind is Kind.ROLLBACK else OTHER_KIND,
         accept_slow_disk=accept_slow_disk,
         cluster=cluster,
-        joiner=await joiner(settings, units, unit) if join else OTHER_KIND,
+        joiner=await joiner(settings, units, unit, configuration) if join else OTHER_KIND,
     )
 
 

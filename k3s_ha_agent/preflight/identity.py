@@ -11,6 +11,7 @@ from k3s_ha_agent.preflight.results import Missing
 from k3s_ha_agent.preflight.sayings import off
 
 DEFAULT_PORT = 6443
+NODE_ID = "etc/rancher/node/id"
 
 
 def node_name(configuration: Configuration | Missing, root: Path) -> str:
@@ -21,12 +22,21 @@ def node_name(configuration: Configuration | Missing, root: Path) -> str:
         return name.lower()
     setting = configuration.get("node-name")
     name = setting.value if setting is not None and setting.value else name
-    with_id = configuration.get("with-node-id")
-    if with_id is not None and not off(with_id):
+    if _with_id(configuration):
         # Without the id there is no Node of this name, which is what the check ``node`` then says.
         with contextlib.suppress(OSError, UnicodeDecodeError):
-            name = f"{name}-{(root / 'etc/rancher/node/id').read_text().strip()}"
+            name = f"{name}-{(root / NODE_ID).read_text().strip()}"
     return name.lower()
+
+
+def node_id_missing(configuration: Configuration | Missing, root: Path) -> bool:
+    """Whether the Node's name will have an id in it that k3s makes at its first start."""
+    return not isinstance(configuration, Missing) and _with_id(configuration) and not (root / NODE_ID).exists()
+
+
+def _with_id(configuration: Configuration) -> bool:
+    with_id = configuration.get("with-node-id")
+    return with_id is not None and not off(with_id)
 
 
 def api_port(configuration: Configuration | Missing) -> int:

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from k3s_ha_agent.host.units import Units, UnitState
+from k3s_ha_agent.k3s.configuration import Configuration
 from k3s_ha_agent.k3s.layout import Layout
-from k3s_ha_agent.preflight import proxies
+from k3s_ha_agent.preflight import identity, proxies
 from k3s_ha_agent.preflight.answers import answer
 from k3s_ha_agent.preflight.cluster import JoinerFacts, Proxies
 from k3s_ha_agent.preflight.join_target import JoinTarget
@@ -27,7 +28,9 @@ def visitor(settings: Settings, target: JoinTarget, node_name: str) -> Visitor:
     return Visitor(target, node_name, settings.runtime_dir, settings.root / "etc/rancher/node/password")
 
 
-async def joiner(settings: Settings, units: Units, unit: UnitState | Missing) -> JoinerFacts | Missing:
+async def joiner(
+    settings: Settings, units: Units, unit: UnitState | Missing, configuration: Configuration | Missing
+) -> JoinerFacts | Missing:
     """Missing, seeing the check ``empty-data-dir`` or ``unit``, when this server cannot be looked at."""
     layout = Layout(settings.data_dir)
     server = await answer("What is in the data dir", asyncio.to_thread(_server_entries, layout), see="empty-data-dir")
@@ -39,7 +42,9 @@ async def joiner(settings: Settings, units: Units, unit: UnitState | Missing) ->
         return agent
     if isinstance(agent_unit, Missing):
         return agent_unit
-    return JoinerFacts(server, agent, agent_unit.load_state != "not-found", await _proxies(unit, settings.root))
+    proxies_found = await _proxies(unit, settings.root)
+    nameless = await asyncio.to_thread(identity.node_id_missing, configuration, settings.root)
+    return JoinerFacts(server, agent, agent_unit.load_state != "not-found", proxies_found, nameless)
 
 
 async def _proxies(unit: UnitState | Missing, root: Path) -> Proxies | Missing:

@@ -24,6 +24,7 @@ import urllib.request
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import yaml
@@ -189,18 +190,20 @@ class QuickNode:
     def etcd_keys(self) -> datastores.Keys:
         return datastores.etcd_keys(self.data / "server/tls/etcd")
 
-    def create_configmap(self, name: str) -> bytes:
+    def create_configmap(
+        self, name: str, namespace: str = "default", data: Mapping[str, str] = MappingProxyType({"a": "b"})
+    ) -> bytes:
         """Write through the API server, as anybody does; the key it has in the datastore."""
         tls = self.data / "server/tls"
         context = ssl.create_default_context(cafile=str(tls / "server-ca.crt"))
         context.load_cert_chain(str(tls / "client-admin.crt"), str(tls / "client-admin.key"))
-        url = "https://127.0.0.1:6443/api/v1/namespaces/default/configmaps"
-        body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"a": "b"}}
+        url = f"https://127.0.0.1:6443/api/v1/namespaces/{namespace}/configmaps"
+        body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": dict(data)}
         headers = {"Content-Type": "application/json"}
         request = urllib.request.Request(url, json.dumps(body).encode(), headers)
         with urllib.request.urlopen(request, timeout=30, context=context) as answer:
             assert answer.status in (200, 201), answer.status
-        return f"/registry/configmaps/default/{name}".encode()
+        return f"/registry/configmaps/{namespace}/{name}".encode()
 
     # --- the agent -------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -49,6 +50,39 @@ def test_taken_back_as_a_learner(slow_tick: list[ClusterNode], who: str) -> None
     assert ended["outcome"] == "rolled_back", ended
     assert members(n1) == {"n1": True}
     assert stable(n1.etcd_keys()) == stable(before), "n1 answers alone"
+    nothing_is_left_of(n2)
+
+
+def test_a_member_that_is_not_called_after_its_node(slow_tick: list[ClusterNode]) -> None:
+    """As in releases of 2021, where the hostname is an FQDN: joined, taken back and left all the same."""
+    n1, n2 = slow_tick
+    migrate(n1)
+    n2.standin(host="host", faults={"no_role": True}, speed=n2.speed, version=n2.version)
+    joined = join(n2, n1, timeout="25s")
+    assert joined["outcome"] == "rolled_back", joined
+    assert members(n1) == {"n1": True}
+    nothing_is_left_of(n2)
+    n2.standin(host="host", speed=n2.speed, version=n2.version)
+    assert join(n2, n1)["outcome"] == "succeeded"
+    assert members(n1) == {"n1": True, "host": True}
+    assert finish(n2, "rollback", JOIN)["outcome"] == "succeeded"
+    assert members(n1) == {"n1": True}
+
+
+def test_the_cluster_goes_down_while_a_join_waits(slow_tick: list[ClusterNode]) -> None:
+    """Nothing was changed yet, so there is nothing to fail on the way back; the lock is not even ours."""
+    n1, n2 = slow_tick
+    migrate(n1)
+    lock = {"holder": "n9 of-yesterday", "until": f"{time.time() + 3600:.0f}"}
+    with n1.network():
+        n1.create_configmap("k3s-ha-agent-membership", "kube-system", lock)
+    n2.start_agent()
+    body = {"server": n1.url, "token_file": str(n1.token_for(n2)), "on_conflict": "wait"}
+    operation = n2.begin("join", body)
+    wait_for(lambda: "Waiting: n9 of-yesterday" in (n2.root / "agent.log").read_text(), "n2 waits")
+    n1.stop_agent()
+    n1.systemctl("stop", "k3s.service")
+    assert n2.finish(operation)["outcome"] == "rolled_back"
     nothing_is_left_of(n2)
 
 

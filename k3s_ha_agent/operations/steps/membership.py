@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 import time
 
-from k3s_ha_agent.errors import ApiserverError, Conflict, StepFailed, SupervisorError, TokenError
+from k3s_ha_agent.errors import AgentError, ApiserverError, Conflict, StepFailed, SupervisorError, TokenError
 from k3s_ha_agent.operations import join_lock
 from k3s_ha_agent.operations.k3s_health import until
 from k3s_ha_agent.operations.peers import Peers, require_quorum_without
@@ -16,6 +16,8 @@ STALLED = 420.0
 """Seconds: k3s removes a learner that does not catch up after 5 minutes (k3s-facts 4.5), looking every 15 s."""
 LOCK_EXTRA = 600.0
 """Seconds the lock outlives the deadline: the way back changes the membership too."""
+RELEASE_LIMIT = 20.0
+"""Seconds for giving the lock back on the way back: an election of a new leader may be under way."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -60,8 +62,18 @@ class TakeLock:
         """Nothing: the write under the resourceVersion is the proof."""
 
     async def undo(self, run: Run) -> None:
-        async with await self.peers.api() as api:
-            await join_lock.release(api, f"{self.peers.node_name} {run.operation.id}")
+        """A cluster that does not answer any more keeps a lock that runs out by itself: no failure of the way back."""
+        end = time.monotonic() + RELEASE_LIMIT
+        while True:
+            try:
+                async with await self.peers.api() as api:
+                    await join_lock.release(api, f"{self.peers.node_name} {run.operation.id}")
+                return
+            except AgentError as error:
+                if time.monotonic() > end:
+                    run.decide(f"The lock of the cluster is not given back and runs out by itself: {error.detail}")
+                    return
+            await asyncio.sleep(2.0)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ FOR = frozenset({Kind.JOIN})
 ABOUT = About(
     looks_at="the name k3s's configuration gives this server, and the Nodes of the cluster",
     refuses="there is a Node of that name, ready or not: another machine, this one as an agent, or what it was before "
-    "it was rebuilt",
+    "it was rebuilt; or `with-node-id` is on and the id is not made yet, so that the name is not known",
     warns="",
     remedy="`node-name` of its own here; or `kubectl delete node` when nothing runs under it any more",
     facts="J4, J12",
@@ -21,6 +21,14 @@ ABOUT = About(
 def check(subject: Subject) -> CheckResult:
     cluster = known(subject.cluster)
     name = subject.node_name
+    if known(subject.joiner).node_id_missing:
+        return refused(
+            NAME,
+            f"with-node-id is on, and k3s has not made the id yet that comes after {name}.",
+            "A name that is known before: by it the server is found again when the join must be taken back.",
+            "mkdir -p /etc/rancher/node; openssl rand -hex 4 >/etc/rancher/node/id; or take with-node-id out of "
+            f"{subject.settings.k3s_config}",
+        )
     taken = next((node for node in known(cluster.nodes) if node.name == name), None)
     if taken is not None:
         state = "Ready" if taken.ready else "not Ready"

@@ -56,7 +56,7 @@ class Etcd:
         path = self.directory / "name"
         if not path.exists():
             self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-            write(path, f"{self.node_name}-{secrets.token_hex(4)}".encode())
+            write(path, f"{self._standin.host or self.node_name}-{secrets.token_hex(4)}".encode())
         return self.name
 
     def start(self, *, initial_cluster: str = "", existing: bool = False) -> None:

@@ -116,6 +116,9 @@ class Standin:
     kubeconfig: bool = False
     """Write /etc/rancher/k3s/k3s.yaml also when --write-kubeconfig is not given."""
     encryption_stage: str = "start"
+    host: str | None = None
+    """What the name of the etcd member begins with: releases of 2021 take the hostname up to its first dot, later ones
+    (and None) the name of the Node."""
 
     def point(self, name: str) -> None:
         """A named moment of the start: dies, hangs or ends here when a fault says so."""

@@ -153,6 +153,14 @@ JOIN_CASES: list[Case] = [
         "delete node n3",
     ),
     join(
+        "node-name-free",
+        REFUSED,
+        with_joiner(node_id_missing=True),
+        "with-node-id",
+        "/etc/rancher/node/id",
+        label="with-id",
+    ),
+    join(
         "node-address-free",
         REFUSED,
         with_cluster(nodes=(node("n1", 11), node("n2", 12), node("n9", 13))),

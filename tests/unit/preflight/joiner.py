@@ -78,12 +78,17 @@ class Joiner:
         """The Subject, what objects to the join but for what always warns here, and the facts."""
         return asyncio.run(self._look(JoinTarget(url, Token.parse(token))))
 
+    def _ours(self, found: dict[str, Any]) -> dict[str, Any]:
+        """But for the directory in which a file lies for the moment OpenSSL reads it: nothing may be left in that."""
+        run = str(self.settings.runtime_dir)
+        return {path: None if path in (run, f"{run}/.") else what for path, what in found.items()}
+
     async def _look(self, target: JoinTarget) -> tuple[Subject, dict[str, CheckResult], dict[str, Any]]:
         async with Units(self.settings.dbus_address) as units:
             await units.daemon_reload()
             before = tree(self.directory)
             subject = await gather(self.settings, units, Kind.JOIN, target=target)
-            assert tree(self.directory).keys() == before.keys(), "nothing is written here"
+            assert self._ours(tree(self.directory)) == self._ours(before), "nothing is written here"
         # What this test machine has varies; etcd's ports and the clock are those of the machine of the tests.
         subject = dataclasses.replace(
             subject, fsync=FsyncProbe(100, 0.001, 0.002, 0.003), listeners={}, clock_synchronised=True

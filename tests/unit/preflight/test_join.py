@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,13 @@ import pytest
 from k3s_ha_agent.model import CheckStatus
 from k3s_ha_agent.preflight.cluster import ClusterFacts
 from k3s_ha_agent.preflight.results import Missing
+from tests.crash.datastores import WRITTEN_BY_ITSELF, sqlite_keys
 from tests.dbus.harness import FakeSystemd, PrivateBus
 from tests.standin.harness import K3s, wait_for
 from tests.standin.networks import ip, machines, own_network
 from tests.standin.test_standin_cluster import first, joining, members, up_in_the_end
 from tests.unit.preflight.joiner import ADDRESS, Joiner, cluster_state, refused
+from tests.unit.preflight.server import tree
 
 ADDRESSES = ("10.99.0.11", "10.99.0.12")
 VERSION = "v1.22.2+k3s1"
@@ -157,6 +160,19 @@ def test_a_name_that_is_taken(scene: Scene) -> None:
     assert scene.n2.address in found["node-name-free"].found
 
 
+def test_a_name_that_k3s_has_yet_to_make(scene: Scene) -> None:
+    """With ``with-node-id`` a part of the name is random, once: a join that is taken back has to know it."""
+    scene.joiner.configure(**{"with-node-id": True})
+    scene.refuses("node-name-free")
+    identity = scene.joiner.settings.root / "etc/rancher/node/id"
+    identity.parent.mkdir(parents=True, exist_ok=True)
+    identity.write_text("0a1b2c3d\n")
+    try:
+        scene.refuses()
+    finally:
+        identity.unlink()
+
+
 def test_an_address_that_is_taken(scene: Scene) -> None:
     """As after a copied configuration; the address is then not this machine's either."""
     scene.joiner.configure(**{"node-ip": scene.n2.address})
@@ -172,7 +188,7 @@ def test_a_node_password_of_somebody_else(scene: Scene) -> None:
     assert scene.n1.http(SECRET, method="POST", body=body)[0] == 201
     try:
         scene.refuses("node-password")
-        joiner.password_file.parent.mkdir(parents=True)
+        joiner.password_file.parent.mkdir(parents=True, exist_ok=True)
         joiner.password_file.write_text("another\n")
         found = scene.refuses("node-password")
         assert "n9.node-password.k3s" in found["node-password"].remedy
@@ -196,10 +212,9 @@ def made_by_the_standin(server: K3s, file: Path) -> str:
 def test_a_server_that_cannot_be_reached_on_etcds_ports(scene: Scene) -> None:
     ip("route", "add", "blackhole", f"{scene.n2.address}/32")
     try:
-        _, found, _ = scene.joiner.look(scene.url, scene.token)
+        found = scene.refuses("server-ports")
     finally:
         ip("route", "del", "blackhole", f"{scene.n2.address}/32")
-    assert refused(found) == {"server-ports"}
     for port in (2379, 2380, 6443):
         assert f"{scene.n2.address}:{port} of n2" in found["server-ports"].found
     scene.refuses()
@@ -213,12 +228,33 @@ def test_a_server_whose_node_is_not_ready(scene: Scene) -> None:
     patch = {"method": "PATCH", "content_type": "application/merge-patch+json"}
     assert scene.n1.http("/api/v1/nodes/n2", body=body, **patch)[0] == 200
     try:
-        _, found, _ = scene.joiner.look(scene.url, scene.token)
+        found = scene.refuses("members-healthy")
     finally:
         restored = {"status": {"conditions": kept}}
         assert scene.n1.http("/api/v1/nodes/n2", body=restored, **patch)[0] == 200
-    assert refused(found) == {"members-healthy"}
     assert "n2 is not Ready" in found["members-healthy"].found
+
+
+def test_an_alarm_that_is_raised(scene: Scene) -> None:
+    """NOSPACE by etcd's own call: from then on it takes no writes."""
+    alarm = {"memberID": scene.n1.gateway("maintenance/status", {})["header"]["member_id"], "alarm": "NOSPACE"}
+    scene.n1.gateway("maintenance/alarm", {"action": "ACTIVATE", **alarm})
+    try:
+        found = scene.refuses("alarms")
+    finally:
+        scene.n1.gateway("maintenance/alarm", {"action": "DEACTIVATE", **alarm})
+    assert "NOSPACE" in found["alarms"].found
+    scene.refuses()
+
+
+def test_a_clock_that_is_wrong(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ours, half a minute and more ahead of theirs."""
+    right = time.time
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time", lambda: right() + 45)
+        found = scene.refuses("cluster-clock")
+    assert "behind ours" in found["cluster-clock"].found
+    scene.refuses()
 
 
 @pytest.mark.parametrize("where", ["env", "unit"])
@@ -282,13 +318,23 @@ def make(tmp_path: Path) -> Iterator[Callable[[str], Scene]]:
         yield lambda version: stack.enter_context(scene_in(tmp_path, version))
 
 
+def sqlite_state(server: K3s) -> dict[str, Any]:
+    """Its files but for the database, and every key but those k3s itself writes all the time."""
+    keys = sqlite_keys(server.server / "db/state.db").items()
+    quiet = tuple(prefix.encode() for prefix in WRITTEN_BY_ITSELF)
+    files = [tree(server.server / name) for name in ("tls", "cred")]
+    return {"keys": {k: v for k, v in keys if not k.startswith(quiet)}, "files": files}
+
+
 @pytest.mark.parametrize("version", ["v1.22.2+k3s1", "v1.34.1+k3s1"])
 def test_a_server_on_sqlite_is_not_joined(make: Callable[[str], Scene], version: str) -> None:
     scene = make(version)
     scene.n1.settings(version=version)
     scene.n1.up()
+    before = sqlite_state(scene.n1)
     _, found, _ = scene.joiner.look(scene.url, scene.token)
     assert refused(found) == {"target-etcd"}
+    assert sqlite_state(scene.n1) == before
     assert "migrate" in found["target-etcd"].remedy
     ca, _, _ = scene.token.partition("::")
     _, found, _ = scene.joiner.look(scene.url, f"{ca}::server:wrong")
@@ -309,7 +355,9 @@ def test_a_learner_that_is_pending(make: Callable[[str], Scene], version: str) -
     assert scene.n2.wait_end() == -9
     pending = {"n1": True, "": False}
     assert members(scene.n1) == pending
+    before = cluster_state([scene.n1]) if version == VERSION else None
     _, found, _ = scene.joiner.look(scene.url, scene.token)
+    assert version != VERSION or cluster_state([scene.n1]) == before
     # Its port is not open yet: both are said.
     assert refused(found) == {"pending-learner", "server-ports"}
     assert "5 minutes" in found["pending-learner"].remedy
