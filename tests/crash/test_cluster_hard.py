@@ -8,9 +8,13 @@ from collections.abc import Iterator
 import pytest
 
 from tests.crash.cluster import ClusterNode, cluster
+from tests.crash.datastores import WRITTEN_BY_ITSELF
 from tests.crash.quick_node import wait_for
 from tests.crash.test_cluster import JOIN, finish, join, members, migrate, nothing_is_left_of, stable
 from tests.standin.networks import own_network
+from tests.unit.preflight.server import tree
+
+QUIET = tuple(prefix.encode() for prefix in WRITTEN_BY_ITSELF)
 
 
 @pytest.fixture
@@ -84,6 +88,50 @@ def test_the_cluster_goes_down_while_a_join_waits(slow_tick: list[ClusterNode]) 
     n1.systemctl("stop", "k3s.service")
     assert n2.finish(operation)["outcome"] == "rolled_back"
     nothing_is_left_of(n2)
+
+
+def test_a_refused_request_changes_nothing(slow_tick: list[ClusterNode]) -> None:
+    """Asked as anybody asks: 412, exit code 5's problem, the check named, no record, no token kept, no file touched."""
+    n1, n2 = slow_tick
+    migrate(n1)
+    n2.start_agent()
+    token = (n1.data / "server/token").read_text().strip()
+    ca, _, password = token.partition("::server:")
+    good = {"server": n1.url, "token": f"{token}\r\n"}
+    status, answer = n2.api("POST", "/v1/join", {**good, "dry_run": True})
+    assert (status, answer["refused_by"]) == (200, []), "a line end of another system is no part of the token"
+
+    def refused_by(check: str, **changes: object) -> None:
+        before = both_sides(n1, n2)
+        status, answer = n2.api("POST", "/v1/join", {**good, **changes})
+        assert (status, answer["code"]) == (412, "preflight-failed"), answer
+        assert check in {c["name"] for c in answer["checks"] if c["status"] == "refused"}, answer["detail"]
+        assert both_sides(n1, n2) == before
+
+    refused_by("token-accepted", token=f"{ca}::server:wrong")
+    refused_by("cluster-ca", token=f"K10{'0' * 64}::server:{password}")
+    refused_by("cluster-ca", token=password)
+    refused_by("target-answers", server="https://10.99.0.99:6443")
+    config = n2.root / "etc/config.yaml"
+    kept = config.read_text()
+    config.write_text(f"{kept}cluster-cidr: 10.99.0.0/16\n")
+    refused_by("critical-flags")
+    config.write_text(kept)
+    (n2.data / "server/db").mkdir(parents=True)
+    (n2.data / "server/db/state.db").write_text("")
+    refused_by("empty-data-dir")
+    (n2.data / "server/db/state.db").unlink()
+    n2.systemd.write_unit("k3s-agent.service", "[Service]\nExecStart=/bin/true\n")
+    refused_by("agent-state")
+    assert password not in (n2.root / "agent.log").read_text() + (n2.state / "audit.jsonl").read_text()
+
+
+def both_sides(n1: ClusterNode, n2: ClusterNode) -> tuple[object, ...]:
+    """Members and keys of the cluster; every file that is k3s's, systemd's or the agent's on the server that asks."""
+    ours = (n2.root / "etc", n2.data, n2.systemd.units, n2.state)
+    files = {k: v for each in ours for k, v in tree(each).items() if not k.endswith(("audit.jsonl", "lock", "/."))}
+    keys = {k: v for k, v in n1.etcd_keys().items() if not k.startswith(QUIET)}
+    return members(n1), keys, files, n2.records(), n2.k3s_state()
 
 
 @pytest.fixture
