@@ -509,7 +509,8 @@ def undo_join(rescue: dict[str, Any]) -> None:
         systemctl("disable", rescue["unit"])
     open_gate(rescue)
     say(
-        "k3s is stopped and this server is as it was; start the agent, it removes what the cluster may still have of it"
+        "k3s is stopped and this server is as it was; the agent removes what the cluster may still have of it: "
+        "systemctl restart k3s-ha-agent.service"
     )
 
 

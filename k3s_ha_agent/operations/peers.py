@@ -13,7 +13,7 @@ import urllib.parse
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from k3s_ha_agent.errors import AgentError, ApiserverError, ObjectNotFound, StepFailed, SupervisorError
+from k3s_ha_agent.errors import AgentError, ApiserverError, ObjectNotFound, StepFailed, SupervisorError, TokenError
 from k3s_ha_agent.k3s import bootstrap
 from k3s_ha_agent.k3s import token as tokens
 from k3s_ha_agent.k3s.apiserver import Apiserver, Node
@@ -39,19 +39,25 @@ class Peers:
     token_file: Path
     runtime_dir: Path
     node_name: str
+    kept: Layout
+    """Where the operation keeps this server's files in the quarantine: what is left to be said to the cluster is said
+    with their certificates."""
 
     async def api(self) -> Apiserver:
         """A client of the API server there; close it. ApiserverError, SupervisorError, TokenError."""
-        if await in_thread(self.layout.admin_cert.exists):
-            context = await in_thread(
-                client_ssl, str(self.layout.server_ca), str(self.layout.admin_cert), str(self.layout.admin_key)
-            )
-            return Apiserver(self.url, context)
+        for layout in (self.layout, self.kept):
+            if await in_thread(layout.admin_cert.exists):
+                context = await in_thread(
+                    client_ssl, str(layout.server_ca), str(layout.admin_cert), str(layout.admin_key)
+                )
+                return Apiserver(self.url, context)
         return await bootstrap.admin(self.url, await self._token(), self.runtime_dir)
 
     async def _token(self) -> tokens.Token:
-        path = self.token_file if await in_thread(self.token_file.exists) else self.layout.token_file
-        return tokens.Token.parse(await in_thread(path.read_text))
+        for path in (self.token_file, self.layout.token_file, self.kept.token_file):
+            if await in_thread(path.exists):
+                return tokens.Token.parse(await in_thread(path.read_text))
+        raise TokenError(f"The token of the cluster is gone: neither {self.token_file} nor a copy is there.")
 
     async def members(self) -> Sequence[Member]:
         """etcd's members as the other server sees them. SupervisorError when it has no list."""
@@ -168,7 +174,7 @@ class Peers:
         """True when the other server lists no member of ours; None when it lists one or does not answer."""
         try:
             return True if await self.our_member(address) is None else None
-        except (SupervisorError, ApiserverError):
+        except (SupervisorError, ApiserverError, TokenError):
             return None
 
 

@@ -86,7 +86,8 @@ class Planner:
 
     def peers(self, operation_id: str, url: str, node_name: str) -> Peers:
         """The rest of the cluster for one operation."""
-        return Peers(self._layout, url, self.token_path(operation_id), self._settings.runtime_dir, node_name)
+        kept = Layout(self._layout.quarantine / operation_id)
+        return Peers(self._layout, url, self.token_path(operation_id), self._settings.runtime_dir, node_name, kept)
 
     def token_path(self, operation_id: str) -> Path:
         """Where the token of a request lies, 0600, until the operation has ended."""

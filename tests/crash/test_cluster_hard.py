@@ -171,3 +171,30 @@ def test_leaving_after_the_server_it_joined_through_has_left(three: list[Cluster
     assert left["outcome"] == "succeeded", left
     assert members(n1) == {"n1": True}
     nothing_is_left_of(n3)
+
+
+@pytest.mark.parametrize("undo_timeout", ["60s", "2s"])
+def test_the_rest_goes_down_once_the_member_is_removed(undo_timeout: str) -> None:
+    """The Node and its password Secret are deleted when it is back: in time, or by the next start of the agent, though
+    this server's certificates lie in the quarantine by then."""
+    with own_network(), cluster(2, settings={"undo_timeout": undo_timeout}) as (n1, n2):
+        migrate(n1)
+        assert join(n2, n1)["outcome"] == "succeeded"
+        operation = n2.begin("rollback", JOIN)
+        wait_for(lambda: "after do remove-member" in n2.trace_text(), "the member is removed")
+        n1.kill_k3s()
+        n1.systemctl("stop", "k3s.service")
+        if undo_timeout == "2s":
+            assert "forget-node" in n2.finish(operation)["reason"]
+            nothing_is_left_of(n2)
+            n2.stop_agent()
+        else:
+            wait_for(lambda: "is not deleted yet" in (n2.root / "agent.log").read_text(), "n1 is down", 60)
+            time.sleep(12)  # longer than five tries in a row take
+        n1.systemctl("start", "k3s.service")
+        wait_for(lambda: n1.k3s_state() == "active", "n1 is back")
+        if not n2.agent_lives():
+            n2.start_agent()
+        wait_for(lambda: all(s["status"] == "done" for s in n2.records()[-1]["steps"]), "all is tidied up", 60)
+        nothing_is_left_of(n2)
+        assert join(n2, n1)["outcome"] == "succeeded"

@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from k3s_ha_agent import durable
-from k3s_ha_agent.errors import StepFailed
+from k3s_ha_agent.errors import AgentError, StepFailed
 from k3s_ha_agent.host.units import Units
 from k3s_ha_agent.operations.k3s_health import K3sHealth, stop_and_wait_dead, until
 from k3s_ha_agent.operations.peers import Peers, require_quorum_without
@@ -80,9 +80,13 @@ class ForgetNode:
 
     async def do(self, run: Run) -> None:
         async def deleted() -> bool | None:
-            return True if await self.peers.delete_node() else None
+            try:
+                return True if await self.peers.delete_node() else None
+            except AgentError as error:  # the rest of the cluster may be electing a leader
+                run.decide(f"The Node of this server is not deleted yet: {error.detail}")
+                return None
 
-        await until(deleted, timeout=60.0, what="The deletion of our Node", pause=1.0)
+        await until(deleted, timeout=60.0, what="The deletion of our Node", pause=2.0)
         run.evidence("node-gone", True, f"{self.peers.url} has no Node {self.peers.node_name}")
 
     async def verify(self, run: Run) -> None:

@@ -16,6 +16,8 @@ STALLED = 420.0
 """Seconds: k3s removes a learner that does not catch up after 5 minutes (k3s-facts 4.5), looking every 15 s."""
 LOCK_EXTRA = 600.0
 """Seconds the lock outlives the deadline: the way back changes the membership too."""
+UNDO_LIMIT = 120.0
+"""Seconds for the cluster to say, on the way back from a removal, whether it has happened."""
 RELEASE_LIMIT = 20.0
 """Seconds for giving the lock back on the way back: an election of a new leader may be under way."""
 
@@ -190,13 +192,22 @@ class RemoveMember:
         run.evidence("member-gone", True, f"{self.peers.url} lists no member of this server")
 
     async def verify(self, run: Run) -> None:
-        if await self.peers.gone(self.address) is not True:
-            raise StepFailed("The cluster still lists a member of this server.")
+        """Nothing: do ends only when the cluster lists no member of ours, and it may be electing a leader now."""
 
     async def undo(self, run: Run) -> None:
-        if await self.peers.gone(self.address) is True:
+        async def settled() -> str | None:
+            try:
+                if await self.peers.our_member(self.address) is None:
+                    return "removed"
+                await self.peers.withdraw_removal()
+            except AgentError as error:
+                run.decide(f"Whether the member of this server is removed cannot be known yet: {error.detail}")
+                return None
+            return "member"
+
+        limit = min(UNDO_LIMIT, run.remaining())
+        if await until(settled, timeout=limit, what="An answer of the cluster", pause=2.0) == "removed":
             raise StepFailed(
                 "The member of this server is already removed; it cannot go back, only on.",
                 next_step="Ask for the rollback again: it finishes what is left.",
             )
-        await self.peers.withdraw_removal()
