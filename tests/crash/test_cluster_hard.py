@@ -57,9 +57,9 @@ def test_taken_back_as_a_learner(slow_tick: list[ClusterNode], who: str) -> None
     nothing_is_left_of(n2)
 
 
-def test_a_member_that_is_not_called_after_its_node(slow_tick: list[ClusterNode]) -> None:
+def test_a_member_that_is_not_called_after_its_node(three: list[ClusterNode]) -> None:
     """As in releases of 2021, where the hostname is an FQDN: joined, taken back and left all the same."""
-    n1, n2 = slow_tick
+    n1, n2, _ = three
     migrate(n1)
     n2.standin(host="host", faults={"no_role": True}, speed=n2.speed, version=n2.version)
     joined = join(n2, n1, timeout="25s")
