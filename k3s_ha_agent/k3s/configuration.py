@@ -108,8 +108,8 @@ def parse_exec(argv: Sequence[str]) -> tuple[Literal["server", "agent"], list[tu
 
     A flag this module does not know takes the next argument for its value unless that looks like
     a flag. ConfigurationError when the command line is not one of ``k3s server`` or ``k3s agent``, or
-    when flags come after a word that is no flag's value: k3s up to 2024 (urfave/cli v1, reorderArgs)
-    mostly heeds them, later releases do not.
+    when flags come after a word that is no flag's value: releases up to spring 2025 heed them, later
+    ones do not (k3s-facts 4.9).
     """
     start = next((i for i, word in enumerate(argv) if i > 0 and word in _ROLES), None)
     if start is None:
