@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from k3s_ha_agent.errors import EtcdError
 from k3s_ha_agent.host.units import Units
-from k3s_ha_agent.k3s.apiserver import VOTES, Apiserver, Node
+from k3s_ha_agent.k3s.apiserver import MEMBER_NAME, VOTES, Apiserver, Node
 from k3s_ha_agent.k3s.etcd import EtcdClient, EtcdStatus, Member
 from k3s_ha_agent.k3s.http_client import client_ssl
 from k3s_ha_agent.k3s.layout import Layout, datastore
@@ -117,9 +117,9 @@ def view(
     answering: Mapping[int, bool],
 ) -> ClusterView:
     """The view of what was found, in the order of the members' names."""
-    by_name = {} if isinstance(nodes, Missing) else {node.name: node for node in nodes}
+    known = () if isinstance(nodes, Missing) else nodes
     shown = tuple(
-        _shown(member, status, by_name.get(_node_of(member)), answering.get(member.id, False))
+        _shown(member, status, _node_of(member, known), answering.get(member.id, False))
         for member in sorted(members, key=lambda member: (member.is_learner, member.name))
     )
     voters = sum(1 for member in shown if member.voter)
@@ -135,7 +135,7 @@ def _shown(member: Member, status: EtcdStatus | Missing, node: Node | None, answ
     return ClusterMember(
         id=f"{member.id:x}",
         name=member.name,
-        node=_node_of(member),
+        node=node.name if node is not None else _made_of(member),
         address=next((urllib.parse.urlsplit(url).hostname or "" for url in member.peer_urls), ""),
         voter=not member.is_learner,
         learner=member.is_learner,
@@ -154,7 +154,18 @@ def _healthy(node: Node | None, answers: bool) -> bool | None:
     return node.ready and node.conditions.get(VOTES, "True") == "True"
 
 
-def _node_of(member: Member) -> str:
+def _node_of(member: Member, nodes: Sequence[Node]) -> Node | None:
+    """The Node that k3s says is the member's (k3s-facts 4.6), or before it says so the one of the member's name,
+    which in releases of 2021 may be another (4.9)."""
+    if not member.name:
+        return None
+    said = (node for node in nodes if node.annotations.get(MEMBER_NAME) == member.name)
+    named = (node for node in nodes if node.name == _made_of(member) and MEMBER_NAME not in node.annotations)
+    return next(said, None) or next(named, None)
+
+
+def _made_of(member: Member) -> str:
+    """What a member's name was made of: ``n1`` of ``n1-2f70a4be``."""
     return member.name.rpartition("-")[0]
 
 

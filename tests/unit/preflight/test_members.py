@@ -74,6 +74,18 @@ def test_a_learner_an_alarm_and_what_is_not_known() -> None:
     assert shown.alarms is None
 
 
+def test_a_member_that_is_not_called_after_its_node() -> None:
+    """As in releases of 2021 with an FQDN: the Node's annotation says whose member it is."""
+    annotations = {"etcd.k3s.cattle.io/node-name": "host-00000002"}
+    theirs = dataclasses.replace(NODES[1], name="host.example.org", annotations=annotations)
+    ours = member("host-00000002", 12)
+    (shown,) = view([ours], STATUS, [], [NODES[0], theirs], ALL).members
+    assert (shown.node, shown.healthy) == ("host.example.org", True)
+    another = dataclasses.replace(NODES[1], name="host", annotations={"etcd.k3s.cattle.io/node-name": "host-00000009"})
+    (shown,) = view([ours], STATUS, [], [another], ALL).members
+    assert (shown.node, shown.healthy) == ("host", None), "a Node of that name says that it is another member's"
+
+
 def test_a_node_that_says_it_does_not_vote_is_not_healthy() -> None:
     doubtful = dataclasses.replace(NODES[1], conditions={"Ready": "True", "EtcdIsVoter": "False"})
     shown = view(THREE, STATUS, [], [NODES[0], doubtful, dataclasses.replace(NODES[2], ready=False)], ALL)
