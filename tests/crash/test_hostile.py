@@ -6,6 +6,7 @@ its cause is gone. A share of the steps here, all of them by ``make crash``.
 
 from __future__ import annotations
 
+import concurrent.futures
 import time
 
 import pytest
@@ -14,6 +15,28 @@ from tests.crash.look import Broken
 from tests.crash.matrix import Station
 from tests.crash.quick_node import K3S, K3S_UNIT, QuickNode, shared_bytecode, wait_for
 from tests.crash.scenes import BACK, BY_NAME, FORWARD, FULL, MIGRATE, ROLLBACK_WINDOW, UNDO, scene, some
+from tests.crash.ways import PATIENT
+
+# --- many of them ----------------------------------------------------------------------------------
+
+
+def test_asked_by_ten_at_once(place: Station) -> None:
+    """One begins it, the others are told which operation is in their way."""
+    with scene(place, FORWARD) as play:
+        node = play.node
+        node.start_agent()
+        earlier = {r["id"] for r in node.records()}
+        with concurrent.futures.ThreadPoolExecutor(10) as pool:
+            asked = [pool.submit(node.api, "POST", "/v1/migrate", dict(PATIENT)) for _ in range(10)]
+            answers = [each.result() for each in asked]
+        ((_, began),) = [answer for answer in answers if answer[0] == 202]
+        play.operation = began["id"]
+        refused = [answer for status, answer in answers if status == 409]
+        assert len(refused) == 9
+        assert {answer["operation"] for answer in refused} == {play.operation}
+        play.curtain("succeeded")
+        assert {r["id"] for r in node.records()} - earlier == {play.operation}
+
 
 # --- k3s -------------------------------------------------------------------------------------------
 
