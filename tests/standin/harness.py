@@ -264,12 +264,6 @@ class K3s:
     def revision(self, port: int = 2379) -> int:
         return int(self.gateway("maintenance/status", {}, port=port)["header"]["revision"])
 
-    def alarms_or_none(self) -> list[str] | None:
-        try:
-            return [a["alarm"] for a in self.gateway("maintenance/alarm", {"action": "GET"}).get("alarms", [])]
-        except OSError:
-            return None
-
     def etcd_at_end_of_copy(self, *, port: int = 2379) -> dict[str, bytes]:
         """Keys and values at the revision before the bootstrap key was made (design, "Migrate" 8)."""
         (bootstrap,) = self.etcd_keys("/bootstrap/", port=port).values()
