@@ -165,8 +165,11 @@ def do_all(
     if not jobs:
         return given
     with concurrent.futures.ThreadPoolExecutor(workers()) as pool:
-        for future in [pool.submit(work) for _ in range(workers())]:
-            future.result()
+        try:
+            for future in [pool.submit(work) for _ in range(workers())]:
+                future.result()
+        finally:
+            left.clear()  # on Ctrl-C each thread ends its walk, and none begins another
     return given
 
 
