@@ -498,9 +498,14 @@ def undo_join(rescue: dict[str, Any]) -> None:
     drop what is left and to delete the Node. k3s itself removes a learner that does not catch up after five minutes.
     """
     db = Path(rescue["db"])
-    if (db / "etcd/member/wal").exists():
-        leave_etcd(rescue["unit"], db)
-    stop(rescue["unit"])
+    wal = db / "etcd/member/wal"
+    while True:
+        joined = wal.exists()
+        if joined:
+            leave_etcd(rescue["unit"], db)
+        stop(rescue["unit"])
+        if joined or not wal.exists():  # else it became a member while it was being stopped
+            break
     move_aside(db.parent, Path(rescue["quarantine"]))
     remove(Path(rescue["drop_in"]))
     remove_directory_if_empty(Path(rescue["drop_in"]).parent)

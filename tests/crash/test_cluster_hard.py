@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import time
 from collections.abc import Iterator
 
@@ -52,6 +53,42 @@ def test_taken_back_as_a_learner(slow_tick: list[ClusterNode], who: str) -> None
         n2.power_returns()
     ended = n2.finish(operation)
     assert ended["outcome"] == "rolled_back", ended
+    assert members(n1) == {"n1": True}
+    assert stable(n1.etcd_keys()) == stable(before), "n1 answers alone"
+    nothing_is_left_of(n2)
+
+
+SLOW_SYSTEMCTL = """#!/bin/sh
+[ "$1" != stop ] || while [ ! -e {go} ]; do echo >{asked}; sleep 0.05; done
+exec {real} "$@"
+"""
+
+
+def test_becomes_a_member_while_the_rescue_stops_it(two: list[ClusterNode]) -> None:
+    """No etcd was there when the rescue looked, and k3s was on its way: it is looked at again once k3s has stopped."""
+    n1, n2 = two
+    before = migrate(n1)
+    n2.start_agent("pause before do join-cluster")
+    body = {"timeout": "120s", "server": n1.url, "token_file": str(n1.token_for(n2))}
+    operation = n2.begin("join", body)
+    wait_for(lambda: "before do join-cluster PAUSED" in n2.trace_text(), "n2 is about to start k3s")
+    n2.stop_agent(9)
+    slow, go, asked = n2.root / "slow", n2.root / "go", n2.root / "asked"
+    slow.mkdir()
+    (slow / "systemctl").write_text(SLOW_SYSTEMCTL.format(go=go, asked=asked, real=n2.root / "bin/systemctl"))
+    (slow / "systemctl").chmod(0o755)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        rescue = pool.submit(n2.run_rescue, path=f"{slow}:{n2.root}/bin:/usr/bin:/bin")
+        try:
+            wait_for(asked.exists, "the rescue has looked and stops k3s")
+            n2.systemctl("start", "k3s.service")
+            wait_for(lambda: members(n1) == {"n1": True, "n2": True}, "n2 votes")
+        finally:
+            go.touch()
+        done = rescue.result()
+    assert done.returncode == 0, done.stdout
+    n2.start_agent()
+    assert n2.finish(operation)["outcome"] == "rolled_back"
     assert members(n1) == {"n1": True}
     assert stable(n1.etcd_keys()) == stable(before), "n1 answers alone"
     nothing_is_left_of(n2)
@@ -132,6 +169,12 @@ def both_sides(n1: ClusterNode, n2: ClusterNode) -> tuple[object, ...]:
     files = {k: v for each in ours for k, v in tree(each).items() if not k.endswith(("audit.jsonl", "lock", "/."))}
     keys = {k: v for k, v in n1.etcd_keys().items() if not k.startswith(QUIET)}
     return members(n1), keys, files, n2.records(), n2.k3s_state()
+
+
+@pytest.fixture
+def two() -> Iterator[list[ClusterNode]]:
+    with own_network(), cluster(2) as nodes:
+        yield nodes
 
 
 @pytest.fixture
