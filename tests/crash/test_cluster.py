@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from tests.crash.cluster import ClusterNode, cluster
+from tests.crash.cluster import ClusterNode
 from tests.crash.datastores import WRITTEN_BY_ITSELF
 from tests.crash.quick_node import wait_for
-from tests.standin.networks import own_network
 
 JOIN = {"timeout": "60s"}
-
-
-@pytest.fixture
-def three() -> Iterator[list[ClusterNode]]:
-    with own_network(), cluster(3) as nodes:
-        yield nodes
-
-
-@pytest.fixture
-def two() -> Iterator[list[ClusterNode]]:
-    with own_network(), cluster(2) as nodes:
-        yield nodes
 
 
 def finish(node: ClusterNode, kind: str, body: dict[str, Any]) -> dict[str, Any]:

@@ -171,18 +171,6 @@ def both_sides(n1: ClusterNode, n2: ClusterNode) -> tuple[object, ...]:
     return members(n1), keys, files, n2.records(), n2.k3s_state()
 
 
-@pytest.fixture
-def two() -> Iterator[list[ClusterNode]]:
-    with own_network(), cluster(2) as nodes:
-        yield nodes
-
-
-@pytest.fixture
-def three() -> Iterator[list[ClusterNode]]:
-    with own_network(), cluster(3) as nodes:
-        yield nodes
-
-
 def test_asked_while_the_first_has_a_vote_and_is_not_ready_yet(three: list[ClusterNode]) -> None:
     """Neither a learner nor a ready Node: still 409, or waited for, and no failed check."""
     n1, n2, n3 = three
