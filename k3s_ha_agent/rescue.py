@@ -444,16 +444,20 @@ def bring_back_etcd(rescue: dict[str, Any]) -> None:
 def leave_etcd(unit: str, db: Path) -> None:
     """Remove our own voter through our own etcd; k3s is started for it when it is dead.
 
-    A learner is waited for: etcd promotes one that has caught up whether it lives or not (k3s-facts 4.9).
+    A learner is waited for: etcd promotes one that has caught up whether it lives or not (k3s-facts 4.9). One that
+    has left already is not started: k3s would move db/etcd away and join again (k3s-facts 4.1, tombstone).
     RescueError when it stays a voter: then k3s is better left running than stopped.
     """
-    name = (db / "etcd/name").read_text().strip()
     began = time.monotonic()
     why = "etcd did not answer"
     while time.monotonic() < began + LEAVE_LIMIT:
+        if (db / "etcd/tombstone").exists():
+            say("etcd's member of this server has left its cluster already")
+            return
         if show(unit, "MainPID") == "0":
             systemctl("start", "--no-block", unit)
         try:
+            name = (db / "etcd/name").read_text().strip()
             members = ask_etcd(db, "cluster/member/list", {})["members"]
             ours = [m for m in members if m.get("name") == name]
             if not ours:

@@ -40,11 +40,12 @@ def _plain(*paths: Path) -> tuple[str, ...]:
 def join_text(drop_in: Path) -> Text:
     """The gate of a join: k3s may start only as a member, or with our drop-in that says whom to join.
 
-    Without either it would begin a cluster of its own (k3s-facts J10, R5).
+    Without either it would begin a cluster of its own (k3s-facts J10, R5). Nor once its member was removed: it would
+    join again, unseen (k3s-facts 4.1, tombstone).
     """
 
     def text(layout: Layout, operation_id: str) -> str:
-        wal, ours = _plain(layout.etcd_member_wal, drop_in)
+        wal, ours, tombstone = _plain(layout.etcd_member_wal, drop_in, layout.tombstone)
         return f"""\
 # Written by k3s-ha-agent for operation {operation_id}, removed by it when the operation ends.
 # k3s may start only as a member of the cluster it joins. By hand: {HELP}
@@ -56,6 +57,9 @@ Restart=no
 TimeoutStartSec=0
 ExecStartPre=/bin/sh -c 'if [ ! -e {wal} ] && [ ! -e {ours} ]; then \\
 echo "k3s-ha-agent: refusing to start k3s: it would begin a cluster of its own, because {ours} is gone. \\
+Run: {HELP}" >&2; exit 1; fi; \\
+if [ -e {tombstone} ]; then \\
+echo "k3s-ha-agent: refusing to start k3s: its member was removed, and it would join again. \\
 Run: {HELP}" >&2; exit 1; fi'
 """
 

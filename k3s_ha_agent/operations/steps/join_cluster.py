@@ -108,6 +108,9 @@ class JoinCluster:
         began = time.monotonic()
         limit = min(LEAVE_LIMIT, run.remaining() / 2)
         while time.monotonic() < began + limit:
+            if await in_thread(self.health.layout.tombstone.exists):
+                run.decide("This server's etcd has left the cluster already.")
+                return  # started again, k3s would join again (k3s-facts 4.1)
             now = await self._what_we_are()
             if now == "gone":
                 return
