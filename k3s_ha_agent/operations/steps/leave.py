@@ -6,14 +6,18 @@ import dataclasses
 from pathlib import Path
 
 from k3s_ha_agent import durable
-from k3s_ha_agent.errors import AgentError, StepFailed
+from k3s_ha_agent.errors import StepFailed
 from k3s_ha_agent.host.units import Units
-from k3s_ha_agent.operations.k3s_health import K3sHealth, stop_and_wait_dead, until
+from k3s_ha_agent.operations.k3s_health import K3sHealth, stop_and_wait_dead
 from k3s_ha_agent.operations.peers import Peers, require_quorum_without
 from k3s_ha_agent.operations.plan import Run
 from k3s_ha_agent.operations.steps.enable_etcd import remove_drop_in
 from k3s_ha_agent.operations.steps.enable_unit import disable_if_it_was
+from k3s_ha_agent.operations.steps.membership import delete_node
 from k3s_ha_agent.operations.threads import in_thread
+
+NODE_LIMIT = 60.0
+"""Seconds for the rest of the cluster to let our Node go."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -79,14 +83,7 @@ class ForgetNode:
     by_hand: str = "On another server: kubectl delete node of this server, and its node-password Secret in kube-system."
 
     async def do(self, run: Run) -> None:
-        async def deleted() -> bool | None:
-            try:
-                return True if await self.peers.delete_node() else None
-            except AgentError as error:  # the rest of the cluster may be electing a leader
-                run.decide(f"The Node of this server is not deleted yet: {error.detail}")
-                return None
-
-        await until(deleted, timeout=60.0, what="The deletion of our Node", pause=2.0)
+        await delete_node(self.peers, run, NODE_LIMIT)
         run.evidence("node-gone", True, f"{self.peers.url} has no Node {self.peers.node_name}")
 
     async def verify(self, run: Run) -> None:

@@ -18,6 +18,8 @@ LOCK_EXTRA = 600.0
 """Seconds the lock outlives the deadline: the way back changes the membership too."""
 UNDO_LIMIT = 120.0
 """Seconds for the cluster to say, on the way back from a removal, whether it has happened."""
+CONFIRM_LIMIT = 30.0
+"""Seconds for a server behind the same address to learn of the removal that another one confirmed."""
 RELEASE_LIMIT = 20.0
 """Seconds for giving the lock back on the way back: an election of a new leader may be under way."""
 
@@ -133,15 +135,28 @@ class Announce:
         if not run.has_fact("members_before"):
             return
         await remove_member(self.peers, self.address, run)
-        if not await until(self._deleted, timeout=run.remaining(), what="The deletion of our Node", pause=1.0):
-            raise StepFailed("The Node of this server is still in the cluster.")
+        await delete_node(self.peers, run, run.remaining())
         run.evidence("back-member-gone", True, f"{self.peers.url} lists no member and no Node of this server")
 
-    async def _deleted(self) -> bool | None:
+
+async def delete_node(peers: Peers, run: Run, timeout: float) -> None:
+    """Have no Node and no password Secret of ours in the cluster, which may be electing a leader just now.
+
+    DeadlineExceeded when they are still there, or nobody can say, after ``timeout`` seconds.
+    """
+    told = ""
+
+    async def deleted() -> bool | None:
+        nonlocal told
         try:
-            return True if await self.peers.delete_node() else None
-        except ApiserverError:
+            return True if await peers.delete_node() else None
+        except AgentError as error:
+            if error.detail != told:
+                told = error.detail
+                run.decide(f"The Node of this server is not deleted yet: {told}")
             return None
+
+    await until(deleted, timeout=timeout, what="The deletion of our Node", pause=2.0)
 
 
 async def remove_member(peers: Peers, address: str, run: Run) -> None:
@@ -192,7 +207,16 @@ class RemoveMember:
         run.evidence("member-gone", True, f"{self.peers.url} lists no member of this server")
 
     async def verify(self, run: Run) -> None:
-        """Nothing: do ends only when the cluster lists no member of ours, and it may be electing a leader now."""
+        """Asked once more; no answer is none: the cluster may be electing a leader, and ``do`` had its word."""
+
+        async def confirmed() -> bool | None:
+            try:
+                return True if await self.peers.our_member(self.address) is None else None
+            except AgentError as error:
+                run.decide(f"The cluster does not answer just now; its last word was that we are out: {error.detail}")
+                return True
+
+        await until(confirmed, timeout=CONFIRM_LIMIT, what="A list of members without this server", pause=1.0)
 
     async def undo(self, run: Run) -> None:
         async def settled() -> str | None:
