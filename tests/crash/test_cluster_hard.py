@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import time
 from collections.abc import Iterator
+from typing import cast
 
 import pytest
 
+from k3s_ha_agent.errors import DeadlineExceeded
+from k3s_ha_agent.k3s.layout import Layout
+from k3s_ha_agent.operations.peers import Peers
+from k3s_ha_agent.operations.plan import Run
+from k3s_ha_agent.operations.steps import membership
 from tests.crash.cluster import ClusterNode, cluster
 from tests.crash.datastores import WRITTEN_BY_ITSELF
 from tests.crash.quick_node import wait_for
@@ -273,3 +280,34 @@ def test_the_rest_goes_down_once_the_member_is_removed(undo_timeout: str) -> Non
         wait_for(lambda: all(s["status"] == "done" for s in n2.records()[-1]["steps"]), "all is tidied up", 60)
         nothing_is_left_of(n2)
         assert join(n2, n1)["outcome"] == "succeeded"
+
+
+class Said:
+    """As much of a run as a check needs that records nothing."""
+
+    def __init__(self) -> None:
+        self.sentences: list[str] = []
+
+    def decide(self, sentence: str) -> None:
+        self.sentences.append(sentence)
+
+
+def test_a_member_that_is_still_listed_has_not_left(two: list[ClusterNode], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another server behind the same address may know less: waited for, then a failure. Silence is none."""
+    n1, n2 = two
+    migrate(n1)
+    assert join(n2, n1)["outcome"] == "succeeded"
+    monkeypatch.setattr(membership, "CONFIRM_LIMIT", 2.0)
+    nowhere = n2.root / "nowhere"
+    peers = Peers(Layout(n2.data), n1.url, n1.token_for(n2), n2.root / "run", "n2", Layout(nowhere))
+    run = Said()
+
+    def verify() -> None:
+        with n2.network():
+            asyncio.run(membership.RemoveMember(peers, n2.address).verify(cast(Run, run)))
+
+    with pytest.raises(DeadlineExceeded, match="without this server"):
+        verify()
+    n1.systemctl("stop", "k3s.service")
+    verify()
+    assert run.sentences
