@@ -473,7 +473,10 @@ def leave_etcd(unit: str, db: Path) -> None:
                 say("this server's learner is not promoted; it is stopped")
                 return
         time.sleep(0.5)
-    raise RescueError(f"this server may still be a voter and cannot leave ({why}); k3s is left as it is")
+    raise RescueError(
+        f"this server may still be a voter and cannot leave ({why}); k3s is left as it is, and the agent asks the rest "
+        "of the cluster: systemctl restart k3s-ha-agent.service"
+    )
 
 
 def ask_etcd(db: Path, what: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -598,10 +601,13 @@ def end(path: Path, record: dict[str, Any], outcome: str, why: str) -> None:
     save(path, record)
 
 
-def leave_to_agent(path: Path, record: dict[str, Any]) -> None:
-    """A join that was taken back here; what the rest of the cluster has of it is undone by the agent."""
+def leave_to_agent(path: Path, record: dict[str, Any], rescue: dict[str, Any]) -> None:
+    """The agent goes on taking a join back: it can ask the rest of the cluster, which the rescue cannot.
+
+    ``rescue`` is empty when this server is as it was, and only the cluster may have something of it.
+    """
     reason = record.get("reason") or "The agent did not end the join before its deadline."
-    record.update(phase="undoing", outcome=None, reason=reason, rescue={})
+    record.update(phase="undoing", outcome=None, finished_at=None, finished_by=None, reason=reason, rescue=rescue)
     save(path, record)
 
 
@@ -698,7 +704,7 @@ def rescue_one(path: Path) -> bool:
         return not_brought_back(path, record, why)
     try:
         if back and record["rescue"]["goal"] == "none":
-            leave_to_agent(path, record)
+            leave_to_agent(path, record, {})
         elif back:
             end(path, record, "rolled_back", "brought back by the rescue")
     except OSError as error:
@@ -715,7 +721,10 @@ def not_brought_back(path: Path, record: dict[str, Any], why: str) -> bool:
     if record["committed"]:
         return False
     try:
-        end(path, record, "rollback_failed", f"the rescue failed too: {why}")
+        if record["rescue"]["goal"] == "none":
+            leave_to_agent(path, record, record["rescue"])
+        else:
+            end(path, record, "rollback_failed", f"the rescue failed too: {why}")
     except OSError as second:  # the disk may be the very thing that failed
         say(f"FAILED to record that: {second}")
     return False
