@@ -35,6 +35,16 @@ def join(node: ClusterNode, target: ClusterNode, **more: Any) -> dict[str, Any]:
     return finish(node, "join", body)
 
 
+def hold_join(node: ClusterNode, target: ClusterNode, point: str) -> str:
+    """Begin a join and hold its agent at a point; the operation's id."""
+    node.start_agent(f"pause {point}")
+    body = {"timeout": "120s", "server": target.url, "token_file": str(target.token_for(node))}
+    operation = node.begin("join", body)
+    assert operation is not None
+    wait_for(lambda: f"{point} PAUSED" in node.trace_text(), f"{node.name} is held {point}")
+    return operation
+
+
 def members(node: ClusterNode) -> dict[str, bool]:
     """Name of each member without its suffix, and whether it is a voter; by etcdctl on the node."""
     tls = node.data / "server/tls/etcd"

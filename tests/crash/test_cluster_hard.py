@@ -18,7 +18,7 @@ from k3s_ha_agent.operations.steps import membership
 from tests.crash.cluster import ClusterNode, cluster
 from tests.crash.datastores import WRITTEN_BY_ITSELF
 from tests.crash.quick_node import wait_for
-from tests.crash.test_cluster import JOIN, finish, join, members, migrate, nothing_is_left_of, stable
+from tests.crash.test_cluster import JOIN, finish, hold_join, join, members, migrate, nothing_is_left_of, stable
 from tests.standin.networks import own_network
 from tests.unit.preflight.server import tree
 
@@ -75,10 +75,7 @@ def test_becomes_a_member_while_the_rescue_stops_it(two: list[ClusterNode]) -> N
     """No etcd was there when the rescue looked, and k3s was on its way: it is looked at again once k3s has stopped."""
     n1, n2 = two
     before = migrate(n1)
-    n2.start_agent("pause before do join-cluster")
-    body = {"timeout": "120s", "server": n1.url, "token_file": str(n1.token_for(n2))}
-    operation = n2.begin("join", body)
-    wait_for(lambda: "before do join-cluster PAUSED" in n2.trace_text(), "n2 is about to start k3s")
+    operation = hold_join(n2, n1, "before do join-cluster")
     n2.stop_agent(9)
     slow, go, asked = n2.root / "slow", n2.root / "go", n2.root / "asked"
     slow.mkdir()
