@@ -411,7 +411,15 @@ class OperationManager:
         if self._broken is not None:
             raise self._broken
         self._refuse_busy()
-        failed = next((o for o in self._newest_first() if o.outcome is not None), None)
+        known = self._newest_first()
+        left = next((o for o in known if o.outcome is None and o.phase is Phase.UNDOING), None)
+        if left is not None:
+            raise Conflict(
+                f"The rescue took {left.kind} {left.id} back as far as it could; the agent's next start does the rest.",
+                next_step="Run: systemctl restart k3s-ha-agent.service",
+                operation=left.id,
+            )
+        failed = next((o for o in known if o.outcome is not None), None)
         if failed is not None and failed.outcome is Outcome.ROLLBACK_FAILED and failed.rescue:
             raise Conflict(
                 f"The rollback of {failed.kind} {failed.id} failed and is not settled: {failed.reason}",

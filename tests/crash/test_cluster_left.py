@@ -1,12 +1,13 @@
-"""A join that is taken back twice, its server having left its cluster the first time."""
+"""A join that is taken back twice: its server has left its cluster the first time, or nobody could be asked."""
 
 from __future__ import annotations
 
 import pytest
 
-from tests.crash.cluster import ClusterNode
+from tests.crash.cluster import ClusterNode, cluster
 from tests.crash.quick_node import wait_for
-from tests.crash.test_cluster import members, migrate, nothing_is_left_of, stable
+from tests.crash.test_cluster import hold_join, members, migrate, nothing_is_left_of, stable
+from tests.standin.networks import own_network
 
 KILLING_SYSTEMCTL = """#!/bin/sh
 [ "$1" != stop ] || {{ kill -9 $PPID; exit 1; }}
@@ -20,10 +21,7 @@ def test_taken_back_again_after_it_has_left(two: list[ClusterNode], who: str) ->
     join again, and its stop would take the quorum of two with it."""
     n1, n2 = two
     before = migrate(n1)
-    n2.start_agent("pause before do prove")
-    body = {"timeout": "120s", "server": n1.url, "token_file": str(n1.token_for(n2))}
-    operation = n2.begin("join", body)
-    wait_for(lambda: "before do prove PAUSED" in n2.trace_text(), "n2 votes")
+    operation = hold_join(n2, n1, "before do prove")
     n2.stop_agent(9)
     killing = n2.root / "killing"
     killing.mkdir()
@@ -53,3 +51,26 @@ def test_taken_back_again_after_it_has_left(two: list[ClusterNode], who: str) ->
     assert members(n1) == {"n1": True}
     assert stable(n1.etcd_keys()) == stable(before), "n1 answers alone"
     nothing_is_left_of(n2)
+
+
+def test_an_agent_that_was_not_restarted_begins_nothing() -> None:
+    """It could not take the join back, the rescue did as far as it can: what is left is done before anything else."""
+    with own_network(), cluster(2, settings={"undo_timeout": "5s"}) as (n1, n2):
+        migrate(n1)
+        operation = hold_join(n2, n1, "before do join-cluster")
+        n2.change_faults({"die_at": "before-join"})
+        n1.systemctl("stop", "k3s.service")
+        n2.trace.with_suffix(".go").touch()
+        assert n2.finish(operation)["outcome"] == "rollback_failed"
+        assert n2.run_rescue().returncode == 0
+        n1.systemctl("start", "k3s.service")
+        body = {"server": n1.url, "token_file": str(n1.token_for(n2))}
+        wait_for(lambda: members(n1) == {"n1": True}, "n1 answers again")
+        status, refused = n2.api("POST", "/v1/join", body)
+        assert (status, refused["code"], refused["operation"]) == (409, "conflict", operation), refused
+        assert "systemctl restart k3s-ha-agent.service" in refused["next_step"]
+        n2.stop_agent()
+        n2.start_agent()
+        assert n2.finish(operation)["outcome"] == "rolled_back"
+        nothing_is_left_of(n2)
+        assert n2.api("POST", "/v1/join", {**body, "dry_run": True})[0] == 200
