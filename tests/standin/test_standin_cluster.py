@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from tests.standin.harness import K3s, wait_for
+from tests.standin.k3s_standin.gateway import Gateway, GatewayError
 
 Make = Callable[[], list[K3s]]
 CALM = {"heartbeat_ms": 50, "election_ms": 500, "promote_tick": 0.3}
@@ -234,6 +238,33 @@ def test_leaving_by_annotation(servers: Make) -> None:
     wait_for("the end of the Node", lambda: n1.http("/api/v1/nodes/n2")[0] == 404)
     wait_for("the refusal", lambda: "etcd.k3s.cattle.io/remove" not in n1.node()["metadata"]["annotations"])
     assert members(n1) == {"n1": True}
+
+
+def test_leaving_while_everybody_asks_etcd_for_its_status(servers: Make) -> None:
+    """etcd answers some of them with a panic (k3s-facts 4.9); the stand-in knows what it meant."""
+    n1, n2, _ = servers()
+    first(n1)
+    joining(n2, n1)
+    n2.up()
+    wait_for("the etcd role", lambda: "etcd" in n2.roles)
+    gateway = Gateway(n2.server / "tls", n2.address, 2379)
+    answers: list[dict[str, Any]] = []
+
+    def ask() -> None:
+        with contextlib.suppress(OSError, http.client.HTTPException, GatewayError, ValueError):  # until it is gone
+            while True:
+                answers.append(gateway.status())
+
+    asking = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in asking:
+        thread.start()
+    wait_for("the first answers", lambda: len(answers) > 50)
+    assert n1.http("/api/v1/nodes/n2", method="DELETE")[0] == 200
+    assert n2.wait_end() == 1
+    for thread in asking:
+        thread.join()
+    assert "this node has been removed from the cluster" in fatal(n2)
+    assert (n2.db / "etcd/tombstone").exists()
 
 
 def test_deleting_the_node_takes_its_member_out(servers: Make) -> None:

@@ -30,6 +30,9 @@ from .pki import write
 from .process import spawn_bound
 from .settings import Standin
 
+# What etcd says last when it is asked for its status while its member is removed.
+PANIC = b"failed to find local ID in cluster members"
+
 
 class Etcd:
     """One member. ``start`` is called in the main thread."""
@@ -39,6 +42,7 @@ class Etcd:
         self.directory = server / "db/etcd"
         self._standin, self._flags = standin, flags
         self._process: subprocess.Popen[bytes] | None = None
+        self._words = os.memfd_create("etcd-log", os.MFD_CLOEXEC)
         self._front: Front | None = None
         self.gateway = Gateway(server / "tls", "127.0.0.1", 2382 if standin.version.http_on_2382 else 2379)
 
@@ -77,7 +81,7 @@ class Etcd:
             real["listen-client-urls"] = "https://127.0.0.1:2382"
             self._front = Front(self.server / "tls", [self.address, "127.0.0.1"], 2379, 2382)
             self._front.start()
-        self._process = run(real)
+        self._process = run(real, words=self._words)
         log.at_exit(self.stop)
         deadline = time.monotonic() + 30
         while not self.initialized:
@@ -117,14 +121,23 @@ class Etcd:
         """Until etcd serves linearizable reads; a learner never does. Without a limit, like k3s (10)."""
         wait_serving(self.gateway, self.check)
 
+    @property
+    def ended(self) -> bool:
+        return self._process is not None and self._process.poll() is not None
+
     def check(self) -> None:
         """etcd is a part of k3s: when it ends, k3s ends."""
-        if self._process is not None and self._process.poll() is not None:
+        if self._process is not None and self.ended:
             log.fatal(f"etcd ended with {self._process.returncode}")
 
     def removed(self) -> bool:
-        """The process ended by itself because its member was removed: etcd 3.4 exits 0 then."""
-        return self._process is not None and self._process.poll() == 0
+        """The process ended by itself because its member was removed.
+
+        etcd exits 0 then; or it panics, when somebody asks for its status in that moment (4.9, etcd-io/etcd#21966).
+        """
+        if self._process is None or not self.ended:
+            return False
+        return self._process.returncode == 0 or PANIC in os.pread(self._words, os.fstat(self._words).st_size, 0)
 
     @property
     def running(self) -> bool:
@@ -163,19 +176,23 @@ def security(tls: Path, pair: str, ca: str) -> dict[str, Any]:
     }
 
 
-def run(configuration: Mapping[str, Any], *, quiet: bool = False) -> subprocess.Popen[bytes]:
-    """etcd with this configuration, which leaves no file behind."""
+def run(configuration: Mapping[str, Any], *, quiet: bool = False, words: int | None = None) -> subprocess.Popen[bytes]:
+    """etcd with this configuration, which leaves no file behind; its log goes to ``words`` too, a file of memory."""
     import yaml
 
     etcd = shutil.which("etcd") or "/usr/bin/etcd"
     fd = os.memfd_create("etcd-config", 0)
     # Unlike 3.5, etcd 3.4 serves no gateway by default when it reads a configuration file.
     whole = {"enable-grpc-gateway": True, **configuration}
+    fds = [fd]
+    if words is not None:
+        whole["log-outputs"] = [*whole["log-outputs"], f"/proc/self/fd/{words}"]
+        fds.append(words)
     try:
         os.write(fd, yaml.safe_dump(whole).encode())
         return spawn_bound(
             [etcd, "--config-file", f"/proc/self/fd/{fd}"],
-            pass_fds=(fd,),
+            pass_fds=fds,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL if quiet else None,
         )

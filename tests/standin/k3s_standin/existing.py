@@ -143,7 +143,12 @@ def handle_tombstone(node: Node) -> None:
 
 
 def watch_membership(node: Node, etcd: Etcd) -> None:
-    """etcd ends by itself when its member was removed: tombstone, and k3s ends (4.1, 4.6)."""
+    """etcd ends by itself when its member was removed: tombstone, and k3s ends (4.1, 4.6).
+
+    That a real k3s does not always come to write it (4.9) is for a test to bring about, not for chance.
+    """
+    if not etcd.ended:
+        return
     if etcd.removed():
         (etcd.directory / "tombstone").write_text("")
         _fatal("this node has been removed from the cluster please restart k3s to rejoin the cluster")
