@@ -88,14 +88,15 @@ class DirectoryWatch:
             found = predicate()
             if found is not None:
                 return found
+            if self._stale():
+                await self._in_thread(self._arm)
+                self._changed.set()  # what came before the new watch made no event: look once more
             try:
                 async with asyncio.timeout(poll):
                     await self._changed.wait()
                 await asyncio.sleep(min(_QUIET, poll))
             except TimeoutError:
                 pass  # the look that needs no event
-            if self._stale():
-                await self._in_thread(self._arm)
 
     async def _in_thread(self, act: Callable[[], None]) -> None:
         """Run what may block in a thread that nobody has to wait for.

@@ -74,6 +74,25 @@ async def test_directories_below_are_watched_as_they_come(tmp_path: Path) -> Non
         assert await waiting
 
 
+async def test_made_while_the_watch_moves_to_it(tmp_path: Path) -> None:
+    """The event comes before the waiting one knows that it is watching: it counts all the same."""
+    for number in range(8):
+        server = tmp_path / str(number)
+        db = server / "db"
+        async with DirectoryWatch(db) as watch:
+            waiting = asyncio.create_task(seen(watch, exists(db / "etcd")))
+            await asyncio.sleep(0)
+            server.mkdir()
+            await until(lambda: any(thread.name == "watch" for thread in threading.enumerate()))
+            while watch._stale():  # from here on not a moment for the event loop
+                time.sleep(0.001)
+            db.mkdir()
+            time.sleep(0.05)
+            await until(lambda watch=watch: not watch._stale())
+            (db / "etcd").mkdir()
+            assert await waiting
+
+
 async def test_directory_renamed_away_and_made_again(tmp_path: Path) -> None:
     db = tmp_path / "db"
     db.mkdir()
