@@ -77,7 +77,7 @@ async def test_events_arrive_while_it_runs_and_silence_is_filled(start: Start) -
     operation = await api.begin()
     async with api.session.get(f"http://localhost/v1/operations/{operation}/events") as response:
         seen = b""
-        while seen.count(b": keep-alive\n\n") < 3:
+        while seen.partition(b'"start-k3s"')[2].count(b": keep-alive\n\n") < 3:
             seen += await response.content.readline()
         assert [e[2]["data"] for e in parse(seen.decode())][-1] == {
             "step": "start-k3s",
