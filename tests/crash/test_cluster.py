@@ -41,7 +41,13 @@ def hold_join(node: ClusterNode, target: ClusterNode, point: str) -> str:
     body = {"timeout": "120s", "server": target.url, "token_file": str(target.token_for(node))}
     operation = node.begin("join", body)
     assert operation is not None
-    wait_for(lambda: f"{point} PAUSED" in node.trace_text(), f"{node.name} is held {point}")
+
+    def held() -> bool:
+        record = node.record(operation)
+        assert record["phase"] == "doing", (record["outcome"], record["reason"])
+        return f"{point} PAUSED" in node.trace_text()
+
+    wait_for(held, f"{node.name} is held {point}")
     return operation
 
 

@@ -74,6 +74,10 @@ async def test_directories_below_are_watched_as_they_come(tmp_path: Path) -> Non
         assert await waiting
 
 
+def moving() -> bool:
+    return any(thread.name == "watch" for thread in threading.enumerate())
+
+
 async def test_made_while_the_watch_moves_to_it(tmp_path: Path) -> None:
     """The event comes before the waiting one knows that it is watching: it counts all the same."""
     for number in range(8):
@@ -81,10 +85,12 @@ async def test_made_while_the_watch_moves_to_it(tmp_path: Path) -> None:
         db = server / "db"
         async with DirectoryWatch(db) as watch:
             waiting = asyncio.create_task(seen(watch, exists(db / "etcd")))
-            await asyncio.sleep(0)
+            await until(lambda: not moving())
             server.mkdir()
-            await until(lambda: any(thread.name == "watch" for thread in threading.enumerate()))
-            while watch._stale():  # from here on not a moment for the event loop
+            await until(moving)
+            for _ in range(1000):  # not a moment for the event loop
+                if not watch._stale():
+                    break
                 time.sleep(0.001)
             db.mkdir()
             time.sleep(0.05)
