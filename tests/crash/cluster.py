@@ -21,7 +21,7 @@ from tests.standin.networks import machines
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _NEWNET = 0x40000000
-CALM = {"heartbeat_ms": 50, "election_ms": 500, "promote_tick": 0.5, "learner_stalled": 8.0}
+CALM = {"heartbeat_ms": 50, "election_ms": 500, "promote_tick": 0.5, "learner_stalled": 20.0}
 """etcd's timing with which a cluster is stable on a busy machine (tests/standin/README.md)."""
 
 UNIT = f"""[Unit]

@@ -22,9 +22,17 @@ def place() -> Iterator[Station]:
 def two() -> Iterator[list[ClusterNode]]:
     with own_network(), cluster(2) as nodes:
         yield nodes
+        tell(nodes)
 
 
 @pytest.fixture
 def three() -> Iterator[list[ClusterNode]]:
     with own_network(), cluster(3) as nodes:
         yield nodes
+        tell(nodes)
+
+
+def tell(nodes: list[ClusterNode]) -> None:
+    """Shown by pytest when the test failed."""
+    for node in nodes:
+        print(f"===== {node.name}\n{node.diagnosis()}")
