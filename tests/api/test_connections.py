@@ -78,7 +78,7 @@ async def test_a_connection_that_never_asks_is_ended(start: Start) -> None:
 
 
 async def test_a_connection_that_asks_no_more_is_ended(start: Start) -> None:
-    api = await start(limits=Limits(idle=0.2))
+    api = await start(limits=Limits(first_request=3600, idle=0.2))
     answer = await say(api, b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\nGET /livez HT")
     assert answer.startswith(b"HTTP/1.1 200 OK") and answer.count(b"HTTP/1.1") == 1
 

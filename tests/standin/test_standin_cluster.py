@@ -31,6 +31,16 @@ def joining(server: K3s, to: K3s, version: str = "v1.22.2+k3s1", token: str = ""
     server.configure(server=f"https://{to.address}:6443", token=token or full)
 
 
+def joined(servers: Make) -> tuple[K3s, K3s]:
+    """n1, and n2 that is a voter of its cluster."""
+    n1, n2, _ = servers()
+    first(n1)
+    joining(n2, n1)
+    n2.up()
+    wait_for("the etcd role", lambda: "etcd" in n2.roles)
+    return n1, n2
+
+
 def members(server: K3s) -> dict[str, bool]:
     """Node name of each member -> whether it votes; asked of the supervisor."""
     status, answer = server.http("/db/info", user="server", certificate=None)
@@ -216,11 +226,7 @@ def test_a_learner_that_is_never_promoted(servers: Make) -> None:
 
 
 def test_leaving_by_annotation(servers: Make) -> None:
-    n1, n2, _ = servers()
-    first(n1)
-    joining(n2, n1)
-    n2.up()
-    wait_for("the etcd role", lambda: "etcd" in n2.roles)
+    n1, n2 = joined(servers)
     member = n1.node("n2")["metadata"]["annotations"]["etcd.k3s.cattle.io/node-name"]
     patch = {"metadata": {"annotations": {"etcd.k3s.cattle.io/remove": "true"}}}
     merge = "application/merge-patch+json"
@@ -242,11 +248,7 @@ def test_leaving_by_annotation(servers: Make) -> None:
 
 def test_leaving_while_everybody_asks_etcd_for_its_status(servers: Make) -> None:
     """etcd answers some of them with a panic (k3s-facts 4.9); the stand-in knows what it meant."""
-    n1, n2, _ = servers()
-    first(n1)
-    joining(n2, n1)
-    n2.up()
-    wait_for("the etcd role", lambda: "etcd" in n2.roles)
+    n1, n2 = joined(servers)
     gateway = Gateway(n2.server / "tls", n2.address, 2379)
     answers: list[dict[str, Any]] = []
 
@@ -268,11 +270,7 @@ def test_leaving_while_everybody_asks_etcd_for_its_status(servers: Make) -> None
 
 
 def test_deleting_the_node_takes_its_member_out(servers: Make) -> None:
-    n1, n2, _ = servers()
-    first(n1)
-    joining(n2, n1)
-    n2.up()
-    wait_for("the etcd role", lambda: "etcd" in n2.roles)
+    n1, n2 = joined(servers)
     status, thing = n1.http("/api/v1/nodes/n2", method="DELETE")
     assert status == 200 and thing["metadata"]["deletionTimestamp"]
     wait_for("the end of the Node", lambda: n1.http("/api/v1/nodes/n2")[0] == 404)
